@@ -1,0 +1,98 @@
+/* backend.h: the table of operations that a backend fills in. graph/ calls
+ * these and nothing below them; cpu/ (and later cuda/) know nothing of graphs,
+ * tasks or text.
+ *
+ * Arrays called x, y, scores, ... are backend memory from alloc(); graph/ never
+ * dereferences them. On the CPU they are plain 64-byte aligned memory. Index
+ * arrays marked "host" are read during the call. Operations on one backend are
+ * called from one thread and finish (or are ordered) before the next one reads
+ * their result. They allocate nothing.
+ *
+ * Determinism: every output element is a sum in a fixed order that depends on
+ * the weights' shape and the ISA alone, never on the number of rows, the row's
+ * place, or the threads. The FFN sums experts in ascending order, neurons in
+ * order within, so that a token with all experts selected gets the dense bits. */
+#ifndef MOE_BACKEND_H
+#define MOE_BACKEND_H
+
+#include "engine/model/weights.h"
+
+/* Which experts each token computes: ragged, ascending within a token.
+ * All arrays are backend memory, owned by the engine. */
+typedef struct {
+    int32_t *bound;  /* [n_tokens + 1]; token t has expert[bound[t] .. bound[t+1]) */
+    int32_t *expert; /* [bound[n_tokens]], room for n_tokens * n_experts */
+} moe_route;
+
+typedef struct moe_backend moe_backend;
+
+typedef struct {
+    const char *name;
+    void (*destroy)(moe_backend *b);
+
+    /* Backend memory for `bytes`, freed with the backend. NULL: out of memory. */
+    void *(*alloc)(moe_backend *b, size_t bytes);
+    /* Hands a host array of weights over; returns the pointer that operations
+     * take in its place. The CPU returns host itself, which must stay valid. */
+    const void *(*upload)(moe_backend *b, const void *host, size_t bytes);
+    /* Copies host memory into backend memory. */
+    void (*put)(moe_backend *b, void *to, const void *host, size_t bytes);
+    /* Copies backend memory to the host, waiting for what writes it. */
+    void (*download)(moe_backend *b, void *host, const void *from, size_t bytes);
+
+    /* y[t, :] = norm(words[id[t]] + positions[p] + types[type[t]]), p counting
+     * from 0 in each sequence. ids, types (or NULL), cu_seqlens: host. */
+    void (*embed)(moe_backend *b, const moe_weights *w, const int32_t *ids,
+                  const int32_t *types, const int32_t *cu_seqlens, int n_seqs,
+                  float *y);
+    /* y[t, :] = act(x[t, :] W + b): x [n_rows, k], y [n_rows, n]. */
+    void (*linear)(moe_backend *b, const moe_linear *w, moe_activation act,
+                   const float *x, int n_rows, float *y);
+    /* Softmax(scale q k^T) v per sequence and head.
+     * qkv [n_tokens, 3 d]: rows of queries, keys, values; y [n_tokens, d];
+     * head h has columns [h d/n_heads, (h+1) d/n_heads). cu_seqlens: host. */
+    void (*attention)(moe_backend *b, const float *qkv, int d, int n_heads,
+                      float scale, const int32_t *cu_seqlens, int n_seqs,
+                      float *y);
+    /* y = norm(x + residual), rows of w->d; y may be x or residual. */
+    void (*add_norm)(moe_backend *b, const moe_norm *w, const float *x,
+                     const float *residual, int n_rows, float *y);
+    /* y[i, :] = x[row[i], :], rows of d. row: host. */
+    void (*gather_rows)(moe_backend *b, const float *x, int d,
+                        const int32_t *row, int n_rows, float *y);
+
+    /* scores[t, e] by the router: x [n_tokens, d], scores [n_tokens, E]. */
+    void (*router_scores)(moe_backend *b, const moe_router *w, const float *x,
+                          int n_tokens, float *scores);
+    /* mass[t, e] = sum of max(0, h_n) over the expert's neurons: the paper's
+     * ground truth. Computes every neuron. mass [n_tokens, E]. */
+    void (*expert_mass)(moe_backend *b, const moe_ffn *w, const float *x,
+                        int n_tokens, float *mass);
+    /* The k[t] best of scores[t, :], ties to the lower expert, NaN last.
+     * k host [n_tokens], in [1, n_experts]. */
+    void (*select)(moe_backend *b, const float *scores, const int32_t *k,
+                   int n_tokens, int n_experts, moe_route *route);
+    /* y[t, :] = b2 + sum over selected e of act(x w1_e + b1_e) w2_e.
+     * route NULL: all experts (dense). x, y [n_tokens, d], not the same. */
+    void (*ffn)(moe_backend *b, const moe_ffn *w, const float *x, int n_tokens,
+                const moe_route *route, float *y);
+} moe_backend_ops;
+
+struct moe_backend {
+    const moe_backend_ops *ops;
+    const char *isa;
+};
+
+/* Makes the CPU backend. max_tokens bounds n_tokens and n_rows of later calls;
+ * the scratch is sized from it and the model's largest shapes.
+ * MOE_ISA=c|avx2|avx512 in the environment forces an ISA; one that this machine
+ * lacks is MOE_E_UNSUPPORTED. */
+typedef struct {
+    int max_tokens, max_seq; /* rows of a call; tokens of one sequence */
+    int d_model, n_heads, n_experts;
+    int router_width;        /* largest hidden width of a two-layer router */
+} moe_backend_shape;
+moe_status moe_cpu_backend(moe_pool *pool, const moe_backend_shape *shape,
+                           moe_backend **out, moe_error *err);
+
+#endif

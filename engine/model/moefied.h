@@ -1,0 +1,19 @@
+/* moefied.h: the tensors of a MoEfied model.safetensors, written and read side
+ * by side so that the two can't drift apart. Names and layouts are described in
+ * docs/model-format.md. */
+#ifndef MOE_MODEL_MOEFIED_H
+#define MOE_MODEL_MOEFIED_H
+
+#include "engine/model/weights.h"
+
+/* Writes weights (every layer's ffn.neurons and router set) as a MoEfied
+ * safetensors file: tensors ordered so that each starts on a multiple of its
+ * own alignment (up to 4096) with no holes. The file is complete and synced on
+ * success; on failure path does not exist. */
+moe_status moefied_write_tensors(const char *path, const moe_weights *w,
+                                 moe_error *err);
+
+/* SHA-256 of a file's bytes in hex, for provenance. */
+moe_status file_sha256(const char *path, char hex[65], moe_error *err);
+
+#endif

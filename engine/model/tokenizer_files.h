@@ -1,0 +1,17 @@
+/* tokenizer_files.h: from a checkpoint's tokenizer files to a tokenizer. */
+#ifndef MOE_MODEL_TOKENIZER_FILES_H
+#define MOE_MODEL_TOKENIZER_FILES_H
+
+#include "engine/text/tokenizer.h"
+
+/* Reads tokenizer.json where there is one, else vocab.txt; and
+ * tokenizer_config.json, whose absence means BERT's defaults (lower case).
+ * n_vocab: rows of the embedding table; an id at or past it is MOE_E_FORMAT. */
+moe_status tokenizer_load(const char *dir, int n_vocab, moe_tokenizer **out,
+                          moe_error *err);
+
+/* The names of the files in dir that make up the tokenizer, for copying it
+ * elsewhere; NULL-terminated, static. Not every one need exist. */
+extern const char *const tokenizer_file_names[];
+
+#endif

@@ -1,0 +1,226 @@
+/* moe.h: libmoe, the only header that server/, convert/ and outside users include.
+ *
+ * A model is a Transformer whose feed-forward networks are cut into experts of
+ * 32 neurons with a router per layer (MoEfication, Zhang et al. 2022,
+ * arXiv:2110.01786). A forward pass takes a ragged batch of sequences; each
+ * sequence says which share of the FFN neurons (the ratio) it wants computed.
+ *
+ *     moe_model *m;  moe_pool *p;  moe_engine *e;  moe_error err;
+ *     moe_model_open("dir", &m, &err);
+ *     moe_pool_create(0, &p, &err);
+ *     moe_engine_create(m, p, NULL, &e, &err);
+ *     moe_tokenize(m, &text, &tokens, &err);
+ *     moe_forward(e, &batch, &output, &err);
+ *
+ * Conventions. Functions that can fail return a moe_status and fill err, which
+ * may be NULL. On failure an out pointer is set to NULL and nothing is owed.
+ * destroy/close/free accept NULL. Strings are UTF-8. Shapes stand in brackets,
+ * row-major: logits [n_seqs, n_labels].
+ *
+ * Threads. A moe_model is immutable once opened: any thread may read it and
+ * tokenize with it. A moe_engine belongs to one thread at a time. Engines may
+ * share a moe_pool; their forward passes then take turns. */
+#ifndef MOE_H
+#define MOE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---- errors ---------------------------------------------------------- */
+
+typedef enum {
+    MOE_OK = 0,
+    MOE_E_IO,          /* the operating system refused: open, read, map, write */
+    MOE_E_FORMAT,      /* a file is broken or lies about itself */
+    MOE_E_UNSUPPORTED, /* well-formed, but not something this build can run */
+    MOE_E_ARGUMENT,    /* a caller's value is out of range */
+    MOE_E_LIMIT,       /* larger than a stated limit */
+    MOE_E_MEMORY,
+} moe_status;
+
+typedef struct {
+    moe_status code;
+    char message[512]; /* one line: file, thing, expected, found */
+} moe_error;
+
+/* Fills err (may be NULL) with a formatted message and returns code. */
+moe_status moe_fail(moe_error *err, moe_status code, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+
+/* ---- models ---------------------------------------------------------- */
+
+enum { MOE_EXPERT_SIZE = 32 }; /* neurons of an expert: the kernels' width */
+
+typedef enum {
+    MOE_TASK_CLASSIFY,    /* one label of several: softmax over the logits */
+    MOE_TASK_MULTI_LABEL, /* any labels: sigmoid of each logit */
+    MOE_TASK_REGRESS,     /* one raw number */
+} moe_task;
+
+/* Expert counts per layer for one ratio; the engine interpolates between rows. */
+typedef struct {
+    double ratio;       /* share of the model's FFN neurons, (0, 1] */
+    const int *experts; /* [n_layers] */
+} moe_ratio_row;
+
+/* What a model is. Owned by the model; lives as long as it. */
+typedef struct {
+    const char *dir;          /* as given to moe_model_open */
+    const char *architecture; /* "BertForSequenceClassification" */
+    moe_task task;
+    bool moefied;             /* false: a Hugging Face checkpoint, runs dense only */
+    int n_layers, d_model, n_heads, d_ff, n_vocab;
+    int max_tokens;           /* longest sequence, special tokens included */
+    int n_labels;
+    const char *const *labels; /* [n_labels], by id */
+    const char *activation;    /* "relu", "gelu", "gelu_new" */
+    const char *dtype;         /* of the linear weights in use: "f32" */
+    int n_experts;             /* of a layer: ceil(d_ff / 32) */
+    int expert_size;
+    const char *router, *split; /* "" where not moefied */
+    int n_ratio_rows;
+    const moe_ratio_row *ratio_rows; /* ascending; the last is ratio 1 */
+    size_t weight_bytes;             /* mapped or owned */
+    const char *moefication_json;    /* the config's moefication object, "" if none */
+} moe_model_info;
+
+typedef struct moe_model moe_model;
+
+/* Opens a MoEfied directory (mapped, used in place) or a Hugging Face
+ * checkpoint (read, converted to fp32 and packed: runs dense). Everything read
+ * is checked; MOE_E_IO, _FORMAT, _UNSUPPORTED or _MEMORY name the file. */
+moe_status moe_model_open(const char *dir, moe_model **out, moe_error *err);
+void moe_model_close(moe_model *m);
+const moe_model_info *moe_model_describe(const moe_model *m);
+
+/* ---- text ------------------------------------------------------------ */
+
+typedef enum {
+    MOE_TRUNCATE_LONGEST_FIRST, /* take tokens from the longer of the two */
+    MOE_TRUNCATE_ONLY_SECOND,   /* take them from the second text only */
+    MOE_TRUNCATE_NEVER,         /* too long is MOE_E_LIMIT */
+} moe_truncation;
+
+typedef struct {
+    const char *text;  size_t text_bytes;
+    const char *pair;  size_t pair_bytes; /* pair NULL: a single text */
+    int max_tokens;      /* 0: the model's limit; never above it */
+    moe_truncation truncation;
+    bool strict_utf8;    /* invalid UTF-8 is MOE_E_ARGUMENT, not U+FFFD */
+    bool want_offsets;
+} moe_text;
+
+/* Code points [start, end) of the text (which: 0) or the pair (1) a token came
+ * from; special tokens have which = -1. */
+typedef struct { int32_t which, start, end; } moe_span;
+
+typedef struct {
+    int n;            /* tokens, special ones included */
+    int32_t *ids;     /* [n] */
+    int32_t *types;   /* [n] token type (segment) ids */
+    moe_span *spans;  /* [n], or NULL where not wanted */
+    int n_truncated;  /* tokens cut off */
+} moe_tokens;
+
+/* Text to ids, as the checkpoint's Hugging Face fast tokenizer does it.
+ * On success the caller owns *out: moe_tokens_free. Any thread. */
+moe_status moe_tokenize(const moe_model *m, const moe_text *in,
+                        moe_tokens *out, moe_error *err);
+void moe_tokens_free(moe_tokens *t);
+/* The vocabulary's string of an id ("##ing"), NULL if out of range. */
+const char *moe_token_text(const moe_model *m, int32_t id);
+
+/* ---- engines --------------------------------------------------------- */
+
+/* A pool of compute threads, the caller of moe_forward being one of them.
+ * n_threads 0: as many as the affinity mask and the cgroup quota allow. */
+typedef struct moe_pool moe_pool;
+moe_status moe_pool_create(int n_threads, moe_pool **out, moe_error *err);
+void moe_pool_destroy(moe_pool *p);
+int moe_pool_threads(const moe_pool *p);
+
+/* Whose word the selection of experts follows. All but ROUTER are controls for
+ * evaluation. */
+typedef enum {
+    MOE_SELECT_ROUTER,    /* the model's router */
+    MOE_SELECT_ORACLE,    /* positive activation mass per expert (ground truth) */
+    MOE_SELECT_RANDOM,    /* a hash of layer, position and token id */
+    MOE_SELECT_FREQUENCY, /* the same experts for all: most active in calibration */
+} moe_selector;
+
+typedef struct {
+    double ratio; /* (0, 1]; 1 is exactly dense */
+    moe_selector selector;
+} moe_selection;
+
+typedef struct {
+    int n_seqs;
+    const int32_t *cu_seqlens;  /* [n_seqs + 1], from 0 */
+    const int32_t *token_ids;   /* [cu_seqlens[n_seqs]] */
+    const int32_t *token_types; /* the same, or NULL: all 0 */
+    const moe_selection *selection; /* [n_seqs], or NULL: dense */
+} moe_batch;
+
+/* Filled by moe_forward into arrays of the caller. */
+typedef struct {
+    float *logits;           /* [n_seqs, n_labels] */
+    double *effective_ratio; /* [n_seqs] neurons computed / neurons, or NULL */
+    double *mass;            /* [n_seqs] share of positive activation kept, or
+                                NULL; asking for it computes every neuron */
+} moe_output;
+
+/* Called once a layer and chunk from within moe_forward, on its thread.
+ * x [n_tokens, d_model]: rows that enter the layer's FFN, valid for the call.
+ * A status other than MOE_OK ends the forward pass with it. */
+typedef moe_status (*moe_capture)(void *ctx, int layer, const float *x,
+                                  int n_tokens, moe_error *err);
+
+typedef struct {
+    int chunk_tokens;    /* tokens run through the layers at once: sizes the
+                            arena; 0: 2048. At least the model's max_tokens */
+    moe_capture capture; /* NULL: none */
+    void *capture_ctx;
+} moe_engine_options;
+
+typedef struct moe_engine moe_engine;
+/* The engine borrows model and pool: both must outlive it. */
+moe_status moe_engine_create(const moe_model *m, moe_pool *pool,
+                             const moe_engine_options *options /* or NULL */,
+                             moe_engine **out, moe_error *err);
+void moe_engine_destroy(moe_engine *e);
+const char *moe_engine_isa(const moe_engine *e); /* "c", "avx2", "avx512" */
+
+/* Runs a batch of any number of tokens. A sequence's logits are the same bits
+ * in any batch and with any number of threads. MOE_E_ARGUMENT on an id, type,
+ * length or ratio out of range, naming it; the output is then undefined. */
+moe_status moe_forward(moe_engine *e, const moe_batch *batch,
+                       moe_output *out, moe_error *err);
+
+/* Logits to what the task calls scores: softmax, sigmoid or the raw value.
+ * logits, scores [n_labels]; may be the same array. */
+void moe_scores(const moe_model *m, const float *logits, float *scores);
+
+/* ---- routing statistics ---------------------------------------------- */
+
+/* Counts since the engine was made or last reset, of sequences with ratio < 1.
+ * Any thread may call while another runs moe_forward. */
+typedef struct {
+    uint64_t tokens;          /* routed in each layer */
+    uint64_t dense_tokens;    /* that took the dense path */
+    uint64_t neurons_selected, neurons_skipped; /* over all layers, dense ones
+                                                   included as selected */
+} moe_stats_totals;
+moe_stats_totals moe_stats_read(const moe_engine *e);
+/* selected [n_layers, n_experts]: out, tokens routed to each expert. */
+void moe_stats_experts(const moe_engine *e, uint64_t *selected);
+void moe_stats_reset(moe_engine *e);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
