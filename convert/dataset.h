@@ -1,0 +1,35 @@
+/* dataset.h: labelled text from outside, read whole and checked.
+ *
+ * TSV with a header (`sentence` or `sentence1`,`sentence2`, and `label`), or
+ * JSONL (`text`, `text_pair`?, `label`?). A missing header, a row with too few
+ * columns, a broken JSON line, invalid UTF-8: MOE_E_FORMAT with file and line. */
+#ifndef CONVERT_DATASET_H
+#define CONVERT_DATASET_H
+
+#include "engine/moe.h"
+
+typedef struct {
+    const char *text, *pair;  /* pair NULL: a single text; both NUL-terminated */
+    size_t text_bytes, pair_bytes; /* a text may hold a NUL of its own */
+    const char *label;        /* as written, NULL: none */
+    int line;                 /* in the file, from 1 */
+} dataset_row;
+
+typedef struct {
+    const char *path;
+    int n_rows;
+    dataset_row *rows;
+    bool has_labels;          /* every row has one */
+    char sha256[65];
+    struct dataset_memory *memory;
+} dataset;
+
+/* limit: rows to keep from the top, 0 all. path "-" reads standard input. */
+moe_status dataset_read(const char *path, int limit, dataset *out, moe_error *err);
+void dataset_free(dataset *d);
+
+/* The label's id in the model: a label's name, or its number as written (a
+ * whole number in [0, n_labels)). -1 if neither. */
+int dataset_label_id(const dataset_row *row, const moe_model_info *info);
+
+#endif

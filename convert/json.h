@@ -1,0 +1,33 @@
+/* json.h: the one file of moefy that knows cJSON.
+ * Output: a small tree built by path-free calls and printed on one line. */
+#ifndef CONVERT_JSON_H
+#define CONVERT_JSON_H
+
+#include <stdio.h>
+#include "engine/moe.h"
+
+typedef struct cJSON json; /* opaque to everyone else */
+
+json *json_object(void);
+json *json_array(void);
+json *json_parse_text(const char *bytes, size_t n); /* NULL: malformed */
+void json_free(json *j);
+/* Each adds to an object (key) or an array (key NULL) and returns the added
+ * node, which the parent owns. Numbers are rounded to `digits` significant
+ * digits; NaN and infinities become null. */
+json *json_add(json *parent, const char *key, json *child);
+void json_add_string(json *parent, const char *key, const char *value);
+void json_add_string_n(json *parent, const char *key, const char *value, size_t n);
+void json_add_int(json *parent, const char *key, int64_t value);
+void json_add_number(json *parent, const char *key, double value, int digits);
+void json_add_bool(json *parent, const char *key, bool value);
+void json_add_null(json *parent, const char *key);
+/* Reading; NULL / false where absent or of another type. */
+const json *json_get(const json *object, const char *key);
+const char *json_get_string(const json *object, const char *key);
+bool json_get_number(const json *object, const char *key, double *out);
+/* One line, no newline at the end of *out; free() it. NULL: out of memory. */
+char *json_print(const json *j, bool pretty);
+void json_print_line(FILE *to, const json *j);
+
+#endif
