@@ -50,6 +50,7 @@ typedef struct {
     float *w1, *b1;  /* in the split's order, padding left out */
     float *hidden;   /* [workers][LAYER_TASK_ROWS, d_ff] */
     float *mass;
+    int64_t *fired;  /* [workers][d_ff]: whole numbers add up in any order */
 } mass_job;
 
 static void mass_task(void *ctx, int i, int worker)
@@ -63,8 +64,11 @@ static void mass_task(void *ctx, int i, int worker)
     if (interrupt_check(NULL) != MOE_OK)
         return;
     layer_hidden(l, job->w1, job->b1, l->x + (size_t)first * (size_t)l->d, rows, h);
+    int64_t *fired = job->fired + (size_t)worker * (size_t)l->d_ff;
     for (int t = 0; t < rows; t++) {
         const float *row = h + (size_t)t * (size_t)l->d_ff;
+        for (int n = 0; n < l->d_ff; n++)
+            fired[n] += row[n] > 0;
         float *mass = job->mass + (size_t)(first + t) * (size_t)l->n_experts;
         for (int e = 0; e < l->n_experts; e++) {
             float sum = 0;
@@ -87,7 +91,7 @@ static void permute_first_linear(const layer *l, const int32_t *neurons, float *
 }
 
 moe_status layer_expert_mass(const layer *l, const int32_t *neurons, float *mass,
-                             moe_error *err)
+                             int64_t *fired, moe_error *err)
 {
     const size_t d_ff = (size_t)l->d_ff;
     const size_t threads = (size_t)workers_count(l->workers);
@@ -95,11 +99,17 @@ moe_status layer_expert_mass(const layer *l, const int32_t *neurons, float *mass
     job.w1 = malloc(d_ff * (size_t)l->d * sizeof(float));
     job.b1 = malloc(d_ff * sizeof(float));
     job.hidden = malloc(threads * LAYER_TASK_ROWS * d_ff * sizeof(float));
+    job.fired = calloc(threads * d_ff, sizeof(int64_t));
     moe_status status = MOE_OK;
-    if (job.w1 && job.b1 && job.hidden) {
+    if (job.w1 && job.b1 && job.hidden && job.fired) {
         permute_first_linear(l, neurons, job.w1, job.b1);
         workers_run(l->workers, mass_task, &job,
                     (l->n_tokens + LAYER_TASK_ROWS - 1) / LAYER_TASK_ROWS);
+        for (size_t n = 0; fired && n < d_ff; n++) {
+            fired[n] = 0;
+            for (size_t w = 0; w < threads; w++)
+                fired[n] += job.fired[w * d_ff + n];
+        }
         status = interrupt_check(err);
     } else {
         status = moe_fail(err, MOE_E_MEMORY, "no memory for the activations of layer %d",
@@ -108,6 +118,7 @@ moe_status layer_expert_mass(const layer *l, const int32_t *neurons, float *mass
     free(job.w1);
     free(job.b1);
     free(job.hidden);
+    free(job.fired);
     return status;
 }
 

@@ -31,9 +31,10 @@ void layer_hidden(const layer *l, const float *w1, const float *b1, const float 
                   int n_rows, float *h);
 
 /* Positive activation per expert: mass [n_tokens, n_experts], the paper's ground
- * truth. neurons [n_experts * 32]: a split. */
+ * truth. neurons [n_experts * 32]: a split. fired [d_ff]: out, how many tokens each
+ * neuron fires for, in the split's order, or NULL. */
 moe_status layer_expert_mass(const layer *l, const int32_t *neurons, float *mass,
-                             moe_error *err);
+                             int64_t *fired, moe_error *err);
 
 /* rows [d_ff, d] = W1's rows over their length; a zero row stays zero. */
 void layer_unit_rows(const layer *l, float *rows);

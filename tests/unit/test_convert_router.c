@@ -75,7 +75,7 @@ static void scene_finish(scene *s)
     s->in = (router_input){.l = &s->p.l, .neurons = s->neurons, .mass = s->mass,
                            .train = s->train, .held_out = s->held_out};
     router_hold_out(&s->p.l, s->train, &s->in.n_train, s->held_out, &s->in.n_held_out);
-    assert_int_equal(layer_expert_mass(&s->p.l, s->neurons, s->mass, NULL), MOE_OK);
+    assert_int_equal(layer_expert_mass(&s->p.l, s->neurons, s->mass, NULL, NULL), MOE_OK);
 }
 
 static void scene_make(scene *s, int n_tokens, int threads)
