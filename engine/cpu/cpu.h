@@ -1,0 +1,101 @@
+/* cpu.h: inside of the CPU backend. One file per operation or group of them;
+ * backend.c makes the thing and owns its memory. */
+#ifndef MOE_CPU_CPU_H
+#define MOE_CPU_CPU_H
+
+#include "engine/backend.h"
+#include "engine/cpu/kernels.h"
+#include "engine/cpu/pool.h"
+
+enum {
+    CPU_TASK_ROWS = 192,  /* most rows of one call of gemm */
+    CPU_PAIR_ROWS = 48,   /* rows of an expert that one task computes */
+    CPU_FFN_TOKENS = 512,     /* whose hidden rows fit the scratch with all experts */
+    CPU_SPARSE_TOKENS = 2048, /* most tokens of a sparse block */
+    CPU_OUT_TOKENS = 128, /* tokens of an output tile of the FFN: 32 KB, in L1 */
+    CPU_ROUTER_ROWS = 256,
+    CPU_QUERY_ROWS = 24,  /* queries whose scores are kept at a time */
+};
+
+typedef struct {
+    moe_backend base;
+    moe_pool *pool;
+    const cpu_kernels *kernels;
+    int n_threads;
+    moe_backend_shape shape;
+    struct cpu_memory *memory; /* everything allocated, the newest first */
+
+    float *thread_scratch;     /* [n_threads][thread_floats] */
+    size_t thread_floats;
+
+    /* FFN, for a block of tokens with at most max_pairs (token, expert) pairs. */
+    size_t max_pairs, hidden_floats;
+    float *hidden;        /* [pairs][32], or dense [tokens][ffn_stride()] */
+    int32_t *row;         /* [max_pairs] token of each pair */
+    int32_t *row_bound;   /* [n_experts + 1] */
+    int32_t *cut;         /* [cuts + 1][n_experts]: see ffn_sparse.c */
+    int32_t *task_expert, *task_pair; /* [max_ffn_tasks] */
+    size_t max_ffn_tasks;
+
+    float *router_x;      /* [CPU_ROUTER_ROWS][d_model] */
+    float *router_hidden; /* [CPU_ROUTER_ROWS][router_width] */
+} cpu_backend;
+
+/* All of a backend's own scratch, from its shape. False: out of memory. */
+bool cpu_scratch_create(cpu_backend *b);
+void *cpu_alloc(moe_backend *b, size_t bytes);
+float *cpu_thread_scratch(const cpu_backend *b, int thread);
+/* Floats of a thread's scratch that an operation wants. */
+size_t cpu_attention_floats(const moe_backend_shape *s);
+/* Floats between a dense token's hidden rows. */
+size_t cpu_hidden_stride(int n_experts);
+
+/* Part i of n things in `parts` parts whose sizes differ by one at most. */
+static inline int cpu_part(int n, int parts, int i)
+{
+    return (int)((int64_t)n * i / parts);
+}
+static inline int cpu_ceil(int n, int size)
+{
+    return (n + size - 1) / size;
+}
+
+/* y = act(x W + b) for rows at the given strides; linear.c. */
+typedef struct {
+    const float *x;
+    size_t ldx;
+    int n_rows, k, n;
+    const float *w, *bias;
+    moe_activation act;
+    float *y;
+    size_t ldy;
+} cpu_product;
+void cpu_product_run(cpu_backend *b, const cpu_product *p);
+
+/* The operations of backend.h. */
+void cpu_embed(moe_backend *b, const moe_weights *w, const int32_t *ids,
+               const int32_t *types, const int32_t *cu_seqlens, int n_seqs, float *y);
+void cpu_linear(moe_backend *b, const moe_linear *w, moe_activation act, const float *x,
+                int n_rows, float *y);
+void cpu_attention(moe_backend *b, const float *qkv, int d, int n_heads, float scale,
+                   const int32_t *cu_seqlens, int n_seqs, float *y);
+void cpu_add_norm(moe_backend *b, const moe_norm *w, const float *x,
+                  const float *residual, int n_rows, float *y);
+void cpu_gather_rows(moe_backend *b, const float *x, int d, const int32_t *row,
+                     int n_rows, float *y);
+void cpu_router_scores(moe_backend *b, const moe_router *w, const float *x, int n_tokens,
+                       float *scores);
+void cpu_expert_mass(moe_backend *b, const moe_ffn *w, const float *x, int n_tokens,
+                     float *mass);
+void cpu_select(moe_backend *b, const float *scores, const int32_t *k, int n_tokens,
+                int n_experts, moe_route *route);
+void cpu_ffn(moe_backend *b, const moe_ffn *w, const float *x, int n_tokens,
+             const moe_route *route, float *y);
+
+/* A block of tokens with all experts, or with those of route; ffn.c. */
+void cpu_ffn_dense(cpu_backend *b, const moe_ffn *w, const float *x, int n_tokens,
+                   float *y);
+void cpu_ffn_sparse(cpu_backend *b, const moe_ffn *w, const float *x, int n_tokens,
+                    const int32_t *bound, const int32_t *expert, float *y);
+
+#endif

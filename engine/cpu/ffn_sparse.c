@@ -1,0 +1,141 @@
+/* ffn_sparse.c: the feed-forward network with each token's own experts. For a
+ * block of tokens whose (token, expert) pairs fit the scratch:
+ *
+ *   1. sort the pairs by expert (group_by_expert);
+ *   2. tasks of one expert and at most 48 of its pairs: hidden[pair] =
+ *      act(x[token] w1_e + b1_e), the rows of x read in place through pointers;
+ *   3. after one barrier, tasks own (64 output columns) x (some tokens) and add
+ *      the experts in ascending order. One owner per output, no atomics: the
+ *      same bits with any number of threads, and with all experts selected the
+ *      same as ffn.c. */
+#include "engine/cpu/cpu.h"
+#include "engine/cpu/ffn_tile.h"
+#include "engine/routing/group.h"
+
+typedef struct {
+    cpu_backend *b;
+    const moe_ffn *w;
+    const float *x;
+    int n_tokens, token_parts;
+    float *y;
+} job;
+
+static const float *w1_of(const moe_ffn *w, int e)
+{
+    return w->w1 + (size_t)e * (size_t)w->d * MOE_EXPERT_SIZE;
+}
+
+/* Cuts every expert's pairs into tasks of even size; returns how many. */
+static int plan_hidden(cpu_backend *b, int n_experts)
+{
+    int n = 0;
+    for (int e = 0; e < n_experts; e++) {
+        int first = b->row_bound[e], rows = b->row_bound[e + 1] - first;
+        int parts = cpu_ceil(rows, CPU_PAIR_ROWS);
+        for (int i = 0; i < parts; i++, n++) {
+            b->task_expert[n] = e;
+            b->task_pair[n] = first + cpu_part(rows, parts, i);
+        }
+    }
+    b->task_expert[n] = n_experts;
+    b->task_pair[n] = b->row_bound[n_experts];
+    return n;
+}
+
+static void hidden_task(void *ctx, int task, int thread)
+{
+    (void)thread;
+    const job *j = ctx;
+    const cpu_backend *b = j->b;
+    const moe_ffn *w = j->w;
+    int e = b->task_expert[task], next = b->task_expert[task + 1];
+    int first = b->task_pair[task], n_rows = b->task_pair[task + 1] - first;
+    const float *a[CPU_PAIR_ROWS], *w1 = w1_of(w, e);
+    float *c[CPU_PAIR_ROWS];
+    for (int i = 0; i < n_rows; i++) {
+        a[i] = j->x + (size_t)b->row[first + i] * (size_t)w->d;
+        c[i] = b->hidden + (size_t)(first + i) * MOE_EXPERT_SIZE;
+    }
+    b->kernels->gemm(&(cpu_gemm){
+        .m = n_rows, .n = MOE_EXPERT_SIZE, .k = w->d, .a = a, .c = c,
+        .n_blocks = 1, .b = &w1, .ldb = MOE_EXPERT_SIZE,
+        .bias = w->b1 + (size_t)e * MOE_EXPERT_SIZE, .act = w->act,
+        .ahead = next != e && next < w->n_experts ? w1_of(w, next) : NULL,
+    });
+}
+
+/* First of an expert's pairs, which ascend by token, at or after a token. */
+static int32_t find_token(const int32_t *row, int32_t low, int32_t high, int token)
+{
+    while (low < high) {
+        int32_t middle = low + (high - low) / 2;
+        if (row[middle] < token)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+/* cut[part][e] .. cut[part + 1][e] are the pairs of expert e with part's tokens. */
+static void plan_out(const job *j)
+{
+    const cpu_backend *b = j->b;
+    int n = j->w->n_experts;
+    for (int part = 0; part <= j->token_parts; part++) {
+        int token = cpu_part(j->n_tokens, j->token_parts, part);
+        for (int e = 0; e < n; e++)
+            b->cut[(size_t)part * (size_t)n + (size_t)e] =
+                find_token(b->row, b->row_bound[e], b->row_bound[e + 1], token);
+    }
+}
+
+/* The next expert after e with pairs in the part; n_experts if none. */
+static int next_expert(const int32_t *cut, const int32_t *cut_end, int e, int n_experts)
+{
+    do
+        e++;
+    while (e < n_experts && cut[e] == cut_end[e]);
+    return e;
+}
+
+static void out_task(void *ctx, int task, int thread)
+{
+    const job *j = ctx;
+    const cpu_backend *b = j->b;
+    const moe_ffn *w = j->w;
+    int panel = task / j->token_parts, part = task % j->token_parts;
+    int first = cpu_part(j->n_tokens, j->token_parts, part);
+    int n_rows = cpu_part(j->n_tokens, j->token_parts, part + 1) - first;
+    const int32_t *cut = b->cut + (size_t)part * (size_t)w->n_experts;
+    const int32_t *cut_end = cut + w->n_experts;
+    float *tile = cpu_thread_scratch(b, thread);
+    const float *a[CPU_OUT_TOKENS];
+    float *c[CPU_OUT_TOKENS];
+    ffn_tile_start(w, panel, n_rows, tile);
+    int next, e = next_expert(cut, cut_end, -1, w->n_experts);
+    for (; e < w->n_experts; e = next) {
+        next = next_expert(cut, cut_end, e, w->n_experts);
+        int n = cut_end[e] - cut[e];
+        for (int i = 0; i < n; i++) {
+            a[i] = b->hidden + (size_t)(cut[e] + i) * MOE_EXPERT_SIZE;
+            c[i] = tile + (size_t)(b->row[cut[e] + i] - first) * MOE_W2_PANEL;
+        }
+        const float *w2 = ffn_w2_panel(w, e, panel);
+        ffn_tile_add(b->kernels, n, a, c, 1, &w2,
+                     next < w->n_experts ? ffn_w2_panel(w, next, panel) : NULL);
+    }
+    ffn_tile_finish(w, panel, n_rows, tile, j->y + (size_t)first * (size_t)w->d);
+}
+
+void cpu_ffn_sparse(cpu_backend *b, const moe_ffn *w, const float *x, int n_tokens,
+                    const int32_t *bound, const int32_t *expert, float *y)
+{
+    group_by_expert(bound, expert, n_tokens, w->n_experts, b->row_bound, b->row);
+    job j = {.b = b, .w = w, .x = x, .n_tokens = n_tokens, .y = y};
+    pool_run(b->pool, hidden_task, &j, plan_hidden(b, w->n_experts));
+    int n_panels = cpu_ceil(w->d, MOE_W2_PANEL);
+    j.token_parts = ffn_token_parts(b, n_tokens, n_panels);
+    plan_out(&j);
+    pool_run(b->pool, out_task, &j, n_panels * j.token_parts);
+}

@@ -1,0 +1,65 @@
+/* ffn_tile.h: an output tile of the FFN, [n_rows][64] in scratch, for 64 columns
+ * of some tokens: begun from b2, added to, written out. */
+#ifndef MOE_CPU_FFN_TILE_H
+#define MOE_CPU_FFN_TILE_H
+
+#include <string.h>
+
+#include "engine/cpu/cpu.h"
+
+static inline int ffn_panel_columns(const moe_ffn *w, int panel)
+{
+    int left = w->d - panel * MOE_W2_PANEL;
+    return left < MOE_W2_PANEL ? left : MOE_W2_PANEL;
+}
+
+/* w2 of one expert's 32 neurons and the panel's 64 columns. */
+static inline const float *ffn_w2_panel(const moe_ffn *w, int e, int panel)
+{
+    size_t panels = (size_t)cpu_ceil(w->d, MOE_W2_PANEL);
+    return w->w2 +
+           ((size_t)e * panels + (size_t)panel) * MOE_EXPERT_SIZE * MOE_W2_PANEL;
+}
+
+static inline void ffn_tile_start(const moe_ffn *w, int panel, int n_rows, float *tile)
+{
+    size_t columns = (size_t)ffn_panel_columns(w, panel);
+    float start[MOE_W2_PANEL] = {0};
+    if (w->b2)
+        memcpy(start, w->b2 + panel * MOE_W2_PANEL, columns * sizeof *start);
+    for (int i = 0; i < n_rows; i++)
+        memcpy(tile + i * MOE_W2_PANEL, start, sizeof start);
+}
+
+/* c[i] += a[i] w2 over n_experts experts; a[i] holds their hidden rows in line. */
+static inline void ffn_tile_add(const cpu_kernels *kernels, int n_rows,
+                                const float *const *a, float *const *c, int n_experts,
+                                const float *const *w2, const float *ahead)
+{
+    kernels->gemm(&(cpu_gemm){
+        .m = n_rows, .n = MOE_W2_PANEL, .k = MOE_EXPERT_SIZE, .a = a, .c = c,
+        .n_blocks = n_experts, .b = w2, .panel_stride = MOE_LINEAR_PANEL,
+        .ldb = MOE_W2_PANEL, .add = true, .ahead = ahead,
+    });
+}
+
+static inline void ffn_tile_finish(const moe_ffn *w, int panel, int n_rows,
+                                   const float *tile, float *y)
+{
+    size_t bytes = (size_t)ffn_panel_columns(w, panel) * sizeof *y;
+    y += panel * MOE_W2_PANEL;
+    for (int i = 0; i < n_rows; i++)
+        memcpy(y + (size_t)i * (size_t)w->d, tile + i * MOE_W2_PANEL, bytes);
+}
+
+/* Parts of the tokens such that a tile stays within CPU_OUT_TOKENS rows and
+ * panels x parts keeps the threads busy, without parts of a few rows only. */
+static inline int ffn_token_parts(const cpu_backend *b, int n_tokens, int n_panels)
+{
+    int parts = cpu_ceil(n_tokens, CPU_OUT_TOKENS);
+    while (parts * n_panels < 3 * b->n_threads && n_tokens / (2 * parts) >= 24)
+        parts *= 2;
+    return parts;
+}
+
+#endif

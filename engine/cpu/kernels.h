@@ -1,0 +1,59 @@
+/* kernels.h: the inner loops, one table per ISA. Everything above it (tasks,
+ * blocks, scratch) is the same code on every ISA; everything below runs on one
+ * thread and knows no model.
+ *
+ * Every output element of gemm is one chain of multiply-adds in ascending k that
+ * starts from the bias or from c, so it has the same bits in a tile of any
+ * shape. AVX2 and AVX-512 use fused multiply-adds, plain C does not. */
+#ifndef MOE_CPU_KERNELS_H
+#define MOE_CPU_KERNELS_H
+
+#include "engine/model/weights.h"
+
+/* c[i][j] = act(start + sum over s, kk of a[i][s k + kk] b_s[kk][j]), j < n.
+ * Row kk, column j of block s lies at b[s][(j/32) panel_stride + kk ldb + j%32].
+ * Whole panels of b are read, of n columns only c and bias. */
+typedef struct {
+    int m, n, k;            /* rows, columns, depth of a block */
+    const float *const *a;  /* [m] rows of n_blocks * k */
+    float *const *c;        /* [m] rows of n */
+    int n_blocks;
+    const float *const *b;  /* [n_blocks] */
+    size_t panel_stride;    /* in floats */
+    int ldb;                /* in floats, at least 32 */
+    bool add;               /* start is c: bias is not read */
+    const float *bias;      /* [n], or NULL: start is 0 */
+    moe_activation act;
+    const float *ahead;     /* laid out as b[0]: to prefetch meanwhile, or NULL */
+} cpu_gemm;
+
+typedef struct {
+    const char *isa;
+    void (*gemm)(const cpu_gemm *g);
+    /* row = softmax(scale * row), scale > 0, n > 0. */
+    void (*softmax)(float *row, int n, float scale);
+    /* y = norm(x + residual), rows of w->d; residual may be NULL, y either. */
+    void (*norm)(const moe_norm *w, const float *x, const float *residual, float *y);
+    /* Row `row` of a table, as fp32. */
+    void (*widen)(const moe_table *table, int row, float *y);
+    /* y = x / ||x||, zeros where the norm is 0. */
+    void (*normalize)(const float *x, int n, float *y);
+    /* Rows of k at stride ldx, up to 32 of them, to panel [k][32]; absent rows
+     * become zero columns. */
+    void (*transpose)(const float *x, size_t ldx, int n_rows, int k, float *panel);
+} cpu_kernels;
+
+extern const cpu_kernels cpu_kernels_c;
+#if defined(__x86_64__)
+extern const cpu_kernels cpu_kernels_avx2, cpu_kernels_avx512;
+#endif
+
+/* The best table of this machine, or the one named; NULL if name is unknown or
+ * the machine lacks it. name may be NULL or "": the best. */
+const cpu_kernels *cpu_kernels_find(const char *name);
+
+/* Values of the reduced dtypes; exact. */
+float float_from_f16(uint16_t bits);
+float float_from_bf16(uint16_t bits);
+
+#endif

@@ -1,0 +1,87 @@
+/* linear.c: matrix products with packed weights, on all threads. The output is
+ * cut into tasks of (block of rows) x (group of 32-column panels): the rows of a
+ * block stay in L2 while the panels stream by. Tasks come in the order of their
+ * blocks, so that threads work on the same rows and different weights. */
+#include "engine/cpu/cpu.h"
+
+enum {
+    BLOCK_BYTES = 512 << 10, /* of input rows, a share of L2 */
+    MIN_ROWS = 48,
+    MIN_WORK = 1 << 16,      /* multiply-adds: less is not worth waking a thread */
+    TASKS_PER_THREAD = 4,
+};
+
+typedef struct {
+    const cpu_kernels *kernels;
+    const cpu_product *p;
+    int row_blocks, groups; /* tasks = row_blocks * groups */
+} job;
+
+static int count_row_blocks(const cpu_product *p)
+{
+    int rows = (int)(BLOCK_BYTES / (sizeof(float) * (size_t)p->k));
+    rows = rows < MIN_ROWS ? MIN_ROWS : rows;
+    rows = rows > CPU_TASK_ROWS ? CPU_TASK_ROWS : rows;
+    return cpu_ceil(p->n_rows, rows);
+}
+
+/* Enough groups to keep the threads busy to the end, no more than panels. */
+static int count_groups(const cpu_product *p, int row_blocks, int n_threads)
+{
+    int panels = cpu_ceil(p->n, MOE_LINEAR_PANEL);
+    int64_t work = (int64_t)p->n_rows * p->k * p->n / row_blocks;
+    int64_t most = work / MIN_WORK;
+    int groups = cpu_ceil(n_threads * TASKS_PER_THREAD, row_blocks);
+    if (groups > most)
+        groups = (int)most;
+    if (groups > panels)
+        groups = panels;
+    return groups < 1 ? 1 : groups;
+}
+
+static void product_task(void *ctx, int task, int thread)
+{
+    (void)thread;
+    const job *j = ctx;
+    const cpu_product *p = j->p;
+    const float *a[CPU_TASK_ROWS];
+    float *c[CPU_TASK_ROWS];
+    int block = task / j->groups, group = task % j->groups;
+    int row = cpu_part(p->n_rows, j->row_blocks, block);
+    int end_row = cpu_part(p->n_rows, j->row_blocks, block + 1);
+    int panels = cpu_ceil(p->n, MOE_LINEAR_PANEL);
+    int panel = cpu_part(panels, j->groups, group);
+    int column = panel * MOE_LINEAR_PANEL;
+    int end = cpu_part(panels, j->groups, group + 1) * MOE_LINEAR_PANEL;
+    end = end > p->n ? p->n : end;
+    size_t panel_stride = (size_t)p->k * MOE_LINEAR_PANEL;
+    const float *w = p->w + (size_t)panel * panel_stride;
+    for (int i = row; i < end_row; i++) {
+        a[i - row] = p->x + (size_t)i * p->ldx;
+        c[i - row] = p->y + (size_t)i * p->ldy + column;
+    }
+    j->kernels->gemm(&(cpu_gemm){
+        .m = end_row - row, .n = end - column, .k = p->k,
+        .a = a, .c = c, .n_blocks = 1, .b = &w,
+        .panel_stride = panel_stride, .ldb = MOE_LINEAR_PANEL,
+        .bias = p->bias ? p->bias + column : NULL, .act = p->act,
+    });
+}
+
+void cpu_product_run(cpu_backend *b, const cpu_product *p)
+{
+    if (p->n_rows == 0)
+        return;
+    job j = {.kernels = b->kernels, .p = p, .row_blocks = count_row_blocks(p)};
+    j.groups = count_groups(p, j.row_blocks, b->n_threads);
+    pool_run(b->pool, product_task, &j, j.row_blocks * j.groups);
+}
+
+void cpu_linear(moe_backend *base, const moe_linear *w, moe_activation act,
+                const float *x, int n_rows, float *y)
+{
+    cpu_product_run((cpu_backend *)base, &(cpu_product){
+        .x = x, .ldx = (size_t)w->k, .n_rows = n_rows, .k = w->k, .n = w->n,
+        .w = w->w, .bias = w->b, .act = act, .y = y, .ldy = (size_t)w->n,
+    });
+}

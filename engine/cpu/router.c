@@ -1,0 +1,108 @@
+/* router.c: scores of experts, by the router or, as the ground truth of an
+ * evaluation, by the positive activation mass itself. Routers run in blocks of
+ * rows whose normalised input and hidden rows are kept in scratch. */
+#include "engine/cpu/cpu.h"
+
+enum { ROWS_PER_TASK = 16 };
+
+typedef struct {
+    const cpu_kernels *kernels;
+    const float *x;
+    int n_rows, d;
+    float *y;
+} normalize_job;
+
+static void normalize_task(void *ctx, int task, int thread)
+{
+    (void)thread;
+    const normalize_job *j = ctx;
+    int end = (task + 1) * ROWS_PER_TASK;
+    end = end > j->n_rows ? j->n_rows : end;
+    for (int i = task * ROWS_PER_TASK; i < end; i++) {
+        size_t at = (size_t)i * (size_t)j->d;
+        j->kernels->normalize(j->x + at, j->d, j->y + at);
+    }
+}
+
+static void score_block(cpu_backend *b, const moe_router *w, const float *x, int n_rows,
+                        float *scores)
+{
+    if (w->normalize) {
+        normalize_job j = {.kernels = b->kernels, .x = x, .n_rows = n_rows,
+                           .d = w->first.k, .y = b->router_x};
+        pool_run(b->pool, normalize_task, &j, cpu_ceil(n_rows, ROWS_PER_TASK));
+        x = b->router_x;
+    }
+    if (w->n_linears == 2) {
+        cpu_linear(&b->base, &w->first, MOE_ACT_TANH, x, n_rows, b->router_hidden);
+        cpu_linear(&b->base, &w->second, MOE_ACT_NONE, b->router_hidden, n_rows, scores);
+    } else {
+        cpu_linear(&b->base, &w->first, MOE_ACT_NONE, x, n_rows, scores);
+    }
+}
+
+void cpu_router_scores(moe_backend *base, const moe_router *w, const float *x,
+                       int n_tokens, float *scores)
+{
+    cpu_backend *b = (cpu_backend *)base;
+    const moe_linear *last = w->n_linears == 2 ? &w->second : &w->first;
+    for (int t = 0; t < n_tokens; t += CPU_ROUTER_ROWS) {
+        int n_rows = n_tokens - t < CPU_ROUTER_ROWS ? n_tokens - t : CPU_ROUTER_ROWS;
+        score_block(b, w, x + (size_t)t * (size_t)w->first.k, n_rows,
+                    scores + (size_t)t * (size_t)last->n);
+    }
+}
+
+typedef struct {
+    cpu_backend *b;
+    const moe_ffn *w;
+    const float *x;
+    int n_tokens;
+    float *mass;
+} mass_job;
+
+static float positive_sum(const float *h)
+{
+    float sum = 0;
+    for (int i = 0; i < MOE_EXPERT_SIZE; i++)
+        sum += h[i] > 0 ? h[i] : 0;
+    return sum;
+}
+
+/* One expert's hidden rows of one block of tokens. */
+static void mass_tile(const mass_job *j, int e, int t, int n_rows, float *tile)
+{
+    const moe_ffn *w = j->w;
+    const float *a[CPU_PAIR_ROWS];
+    float *c[CPU_PAIR_ROWS];
+    for (int i = 0; i < n_rows; i++) {
+        a[i] = j->x + (size_t)(t + i) * (size_t)w->d;
+        c[i] = tile + i * MOE_EXPERT_SIZE;
+    }
+    const float *w1 = w->w1 + (size_t)e * (size_t)w->d * MOE_EXPERT_SIZE;
+    j->b->kernels->gemm(&(cpu_gemm){
+        .m = n_rows, .n = MOE_EXPERT_SIZE, .k = w->d, .a = a, .c = c,
+        .n_blocks = 1, .b = &w1, .ldb = MOE_EXPERT_SIZE,
+        .bias = w->b1 + (size_t)e * MOE_EXPERT_SIZE, .act = w->act,
+    });
+    for (int i = 0; i < n_rows; i++)
+        j->mass[(size_t)(t + i) * (size_t)w->n_experts + (size_t)e] = positive_sum(c[i]);
+}
+
+static void mass_task(void *ctx, int task, int thread)
+{
+    const mass_job *j = ctx;
+    float *tile = cpu_thread_scratch(j->b, thread);
+    int t = task * CPU_PAIR_ROWS;
+    int n_rows = j->n_tokens - t < CPU_PAIR_ROWS ? j->n_tokens - t : CPU_PAIR_ROWS;
+    for (int e = 0; e < j->w->n_experts; e++)
+        mass_tile(j, e, t, n_rows, tile);
+}
+
+void cpu_expert_mass(moe_backend *base, const moe_ffn *w, const float *x, int n_tokens,
+                     float *mass)
+{
+    cpu_backend *b = (cpu_backend *)base;
+    mass_job j = {.b = b, .w = w, .x = x, .n_tokens = n_tokens, .mass = mass};
+    pool_run(b->pool, mass_task, &j, cpu_ceil(n_tokens, CPU_PAIR_ROWS));
+}

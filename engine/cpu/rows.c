@@ -1,0 +1,146 @@
+/* rows.c: operations that work on rows one by one: embedding lookup, addition
+ * with layer norm, gathering, selection of experts. Tasks are blocks of rows. */
+#include <string.h>
+
+#include "engine/cpu/cpu.h"
+#include "engine/routing/select.h"
+
+enum { ROWS_PER_TASK = 16 };
+
+typedef struct {
+    const cpu_kernels *kernels;
+    const moe_weights *w;
+    const int32_t *ids, *types, *cu_seqlens;
+    int n_seqs;
+    float *y;
+    float *scratch;
+    size_t thread_floats;
+} embed_job;
+
+/* The sequence that holds token t, by bisection; sequences may be empty. */
+static int find_sequence(const int32_t *cu_seqlens, int n_seqs, int t)
+{
+    int low = 0, high = n_seqs - 1;
+    while (low < high) {
+        int middle = low + (high - low) / 2;
+        if (cu_seqlens[middle + 1] > t)
+            high = middle;
+        else
+            low = middle + 1;
+    }
+    return low;
+}
+
+/* y += a table's row, if there is such a table (some models have no types). */
+static void add_row(const cpu_kernels *kernels, const moe_table *table, int row,
+                    float *scratch, float *y)
+{
+    if (!table->rows)
+        return;
+    kernels->widen(table, row, scratch);
+    for (int i = 0; i < table->d; i++)
+        y[i] += scratch[i];
+}
+
+static void embed_task(void *ctx, int task, int thread)
+{
+    const embed_job *j = ctx;
+    const moe_weights *w = j->w;
+    float *scratch = j->scratch + (size_t)thread * j->thread_floats;
+    int t = task * ROWS_PER_TASK, end = t + ROWS_PER_TASK;
+    if (end > j->cu_seqlens[j->n_seqs])
+        end = j->cu_seqlens[j->n_seqs];
+    int s = find_sequence(j->cu_seqlens, j->n_seqs, t);
+    for (; t < end; t++) {
+        while (j->cu_seqlens[s + 1] <= t)
+            s++;
+        float *y = j->y + (size_t)t * (size_t)w->embed_norm.d;
+        j->kernels->widen(&w->words, j->ids[t], y);
+        add_row(j->kernels, &w->positions, t - j->cu_seqlens[s], scratch, y);
+        add_row(j->kernels, &w->types, j->types ? j->types[t] : 0, scratch, y);
+        j->kernels->norm(&w->embed_norm, y, NULL, y);
+    }
+}
+
+void cpu_embed(moe_backend *base, const moe_weights *w, const int32_t *ids,
+               const int32_t *types, const int32_t *cu_seqlens, int n_seqs, float *y)
+{
+    cpu_backend *b = (cpu_backend *)base;
+    if (n_seqs == 0)
+        return;
+    embed_job j = {
+        .kernels = b->kernels, .w = w, .ids = ids, .types = types,
+        .cu_seqlens = cu_seqlens, .n_seqs = n_seqs, .y = y,
+        .scratch = b->thread_scratch, .thread_floats = b->thread_floats,
+    };
+    pool_run(b->pool, embed_task, &j, cpu_ceil(cu_seqlens[n_seqs], ROWS_PER_TASK));
+}
+
+typedef struct {
+    const cpu_kernels *kernels;
+    const moe_norm *w;
+    const float *x, *residual;
+    int n_rows;
+    float *y;
+} norm_job;
+
+static void norm_task(void *ctx, int task, int thread)
+{
+    (void)thread;
+    const norm_job *j = ctx;
+    int end = (task + 1) * ROWS_PER_TASK;
+    end = end > j->n_rows ? j->n_rows : end;
+    for (int i = task * ROWS_PER_TASK; i < end; i++) {
+        size_t at = (size_t)i * (size_t)j->w->d;
+        j->kernels->norm(j->w, j->x + at, j->residual + at, j->y + at);
+    }
+}
+
+void cpu_add_norm(moe_backend *base, const moe_norm *w, const float *x,
+                  const float *residual, int n_rows, float *y)
+{
+    cpu_backend *b = (cpu_backend *)base;
+    norm_job j = {.kernels = b->kernels, .w = w, .x = x, .residual = residual,
+                  .n_rows = n_rows, .y = y};
+    pool_run(b->pool, norm_task, &j, cpu_ceil(n_rows, ROWS_PER_TASK));
+}
+
+/* For the few rows that a head reads: not worth a second thread. */
+void cpu_gather_rows(moe_backend *b, const float *x, int d, const int32_t *row,
+                     int n_rows, float *y)
+{
+    (void)b;
+    for (int i = 0; i < n_rows; i++)
+        memcpy(y + (size_t)i * (size_t)d, x + (size_t)row[i] * (size_t)d,
+               (size_t)d * sizeof *y);
+}
+
+typedef struct {
+    const float *scores;
+    int n_tokens, n_experts;
+    const moe_route *route;
+} select_job;
+
+static void select_task(void *ctx, int task, int thread)
+{
+    (void)thread;
+    const select_job *j = ctx;
+    const int32_t *bound = j->route->bound;
+    int end = (task + 1) * ROWS_PER_TASK;
+    end = end > j->n_tokens ? j->n_tokens : end;
+    for (int t = task * ROWS_PER_TASK; t < end; t++)
+        select_topk(j->scores + (size_t)t * (size_t)j->n_experts, j->n_experts,
+                    bound[t + 1] - bound[t], j->route->expert + bound[t]);
+}
+
+void cpu_select(moe_backend *base, const float *scores, const int32_t *k, int n_tokens,
+                int n_experts, moe_route *route)
+{
+    cpu_backend *b = (cpu_backend *)base;
+    route->bound[0] = 0;
+    for (int t = 0; t < n_tokens; t++)
+        route->bound[t + 1] = route->bound[t] + k[t];
+    select_job j = {.scores = scores, .n_tokens = n_tokens, .n_experts = n_experts,
+                    .route = route};
+    pool_run(b->pool, select_task, &j, cpu_ceil(n_tokens, ROWS_PER_TASK));
+}

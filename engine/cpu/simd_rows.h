@@ -1,0 +1,171 @@
+/* simd_rows.h: operations on one row, a template over vec_*.h. Sums run over
+ * LANES partial sums that are added up in one order: they depend on the row's
+ * length alone. */
+#ifndef MOE_CPU_SIMD_ROWS_H
+#define MOE_CPU_SIMD_ROWS_H
+
+#include <math.h>
+#include <string.h>
+
+#include "engine/cpu/kernels.h"
+#include "engine/cpu/simd_math.h"
+
+/* A row's tail: what is left after whole vectors. */
+static inline int whole(int n)
+{
+    return n / LANES * LANES;
+}
+
+static float row_max(const float *row, int n)
+{
+    vec max = v_set(-INFINITY);
+    int i = 0;
+    for (; i < whole(n); i += LANES)
+        max = v_max(max, v_load(row + i));
+    if (i < n) {
+        lanes rest = v_first(n - i);
+        max = v_max(max, v_choose(rest, v_load_some(row + i, rest), max));
+    }
+    return v_greatest(max);
+}
+
+static void softmax(float *row, int n, float scale)
+{
+    vec max = v_set(row_max(row, n)), by = v_set(scale), sum = v_set(0);
+    int i = 0;
+    for (; i < whole(n); i += LANES) {
+        vec e = v_exp(v_mul(by, v_sub(v_load(row + i), max)));
+        v_store(row + i, e);
+        sum = v_add(sum, e);
+    }
+    lanes rest = v_first(n - i);
+    if (i < n) {
+        vec e = v_exp(v_mul(by, v_sub(v_load_some(row + i, rest), max)));
+        v_store_some(row + i, rest, e);
+        sum = v_add(sum, v_choose(rest, e, v_set(0)));
+    }
+    vec inverse = v_set(1 / v_sum(sum));
+    for (i = 0; i < whole(n); i += LANES)
+        v_store(row + i, v_mul(v_load(row + i), inverse));
+    if (i < n)
+        v_store_some(row + i, rest, v_mul(v_load_some(row + i, rest), inverse));
+}
+
+/* y = x + residual; returns its sum. */
+static float add_rows(const float *x, const float *residual, int n, float *y)
+{
+    vec sum = v_set(0);
+    int i = 0;
+    for (; i < whole(n); i += LANES) {
+        vec v = residual ? v_add(v_load(x + i), v_load(residual + i)) : v_load(x + i);
+        v_store(y + i, v);
+        sum = v_add(sum, v);
+    }
+    if (i < n) {
+        lanes rest = v_first(n - i);
+        vec v = v_load_some(x + i, rest);
+        v = residual ? v_add(v, v_load_some(residual + i, rest)) : v;
+        v_store_some(y + i, rest, v);
+        sum = v_add(sum, v);
+    }
+    return v_sum(sum);
+}
+
+static float squared_distance(const float *x, int n, float from)
+{
+    vec sum = v_set(0), mean = v_set(from);
+    int i = 0;
+    for (; i < whole(n); i += LANES) {
+        vec v = v_sub(v_load(x + i), mean);
+        sum = v_fma(v, v, sum);
+    }
+    if (i < n) {
+        lanes rest = v_first(n - i);
+        vec v = v_choose(rest, v_sub(v_load_some(x + i, rest), mean), v_set(0));
+        sum = v_fma(v, v, sum);
+    }
+    return v_sum(sum);
+}
+
+static void norm(const moe_norm *w, const float *x, const float *residual, float *y)
+{
+    float mean = add_rows(x, residual, w->d, y) / (float)w->d;
+    float variance = squared_distance(y, w->d, mean) / (float)w->d;
+    vec shift = v_set(mean), by = v_set(1 / sqrtf(variance + w->eps));
+    int i = 0;
+    for (; i < whole(w->d); i += LANES) {
+        vec v = v_mul(v_sub(v_load(y + i), shift), by);
+        v_store(y + i, v_fma(v, v_load(w->gamma + i), v_load(w->beta + i)));
+    }
+    if (i < w->d) {
+        lanes rest = v_first(w->d - i);
+        vec v = v_mul(v_sub(v_load_some(y + i, rest), shift), by);
+        v = v_fma(v, v_load_some(w->gamma + i, rest), v_load_some(w->beta + i, rest));
+        v_store_some(y + i, rest, v);
+    }
+}
+
+static void normalize(const float *x, int n, float *y)
+{
+    float squares = squared_distance(x, n, 0);
+    vec by = v_set(squares > 0 ? 1 / sqrtf(squares) : 0);
+    int i = 0;
+    for (; i < whole(n); i += LANES)
+        v_store(y + i, v_mul(v_load(x + i), by));
+    if (i < n) {
+        lanes rest = v_first(n - i);
+        v_store_some(y + i, rest, v_mul(v_load_some(x + i, rest), by));
+    }
+}
+
+static void widen(const moe_table *table, int row, float *y)
+{
+    size_t first = (size_t)row * (size_t)table->d;
+    const uint16_t *half = (const uint16_t *)table->rows + first;
+    int i = 0, n = table->d;
+    if (table->dtype == MOE_F32) {
+        memcpy(y, (const float *)table->rows + first, (size_t)n * sizeof *y);
+    } else if (table->dtype == MOE_F16) {
+        for (; i < whole(n); i += LANES)
+            v_store(y + i, v_from_f16(half + i));
+        for (; i < n; i++)
+            y[i] = float_from_f16(half[i]);
+    } else {
+        for (; i < whole(n); i += LANES)
+            v_store(y + i, v_from_bf16(half + i));
+        for (; i < n; i++)
+            y[i] = float_from_bf16(half[i]);
+    }
+}
+
+/* Four rows by four columns at a time. */
+static void transpose_4x4(const float *x, size_t ldx, float *panel)
+{
+    __m128 a = _mm_loadu_ps(x), b = _mm_loadu_ps(x + ldx);
+    __m128 c = _mm_loadu_ps(x + 2 * ldx), d = _mm_loadu_ps(x + 3 * ldx);
+    _MM_TRANSPOSE4_PS(a, b, c, d);
+    _mm_storeu_ps(panel, a);
+    _mm_storeu_ps(panel + MOE_LINEAR_PANEL, b);
+    _mm_storeu_ps(panel + 2 * MOE_LINEAR_PANEL, c);
+    _mm_storeu_ps(panel + 3 * MOE_LINEAR_PANEL, d);
+}
+
+static void transpose(const float *x, size_t ldx, int n_rows, int k, float *panel)
+{
+    int j = 0;
+    for (; j + 4 <= n_rows; j += 4) {
+        const float *rows = x + (size_t)j * ldx;
+        int kk = 0;
+        for (; kk + 4 <= k; kk += 4)
+            transpose_4x4(rows + kk, ldx, panel + kk * MOE_LINEAR_PANEL + j);
+        for (; kk < k; kk++)
+            for (int i = 0; i < 4; i++)
+                panel[kk * MOE_LINEAR_PANEL + j + i] = rows[(size_t)i * ldx + (size_t)kk];
+    }
+    for (; j < MOE_LINEAR_PANEL; j++)
+        for (int kk = 0; kk < k; kk++)
+            panel[kk * MOE_LINEAR_PANEL + j] =
+                j < n_rows ? x[(size_t)j * ldx + (size_t)kk] : 0;
+}
+
+#endif
