@@ -39,22 +39,22 @@ void card_add_layers(json *parent, const converted *c, const convert_options *op
     json *layers = json_add(parent, "layers", json_array());
     for (int l = 0; l < c->weights.n_layers; l++) {
         const layer_report *r = &c->layers[l];
-        json *layer = json_add(layers, NULL, json_object());
-        json_add_int(layer, "layer", l);
-        json_add_bool(layer, "converted", r->converted);
+        json *row = json_add(layers, NULL, json_object());
+        json_add_int(row, "layer", l);
+        json_add_bool(row, "converted", r->converted);
         if (!r->converted)
             continue;
-        json_add_int(layer, "experts", c->weights.layers[l].ffn.n_experts);
-        json_add_number(layer, "active", r->active, 6);
-        json_add_int(layer, "dead_neurons", r->dead);
+        json_add_int(row, "experts", c->weights.layers[l].ffn.n_experts);
+        json_add_number(row, "active", r->active, 6);
+        json_add_int(row, "dead_neurons", r->dead);
         if (!isnan(r->split.cut))
-            json_add_number(layer, "edge_cut", r->split.cut, 6);
+            json_add_number(row, "edge_cut", r->split.cut, 6);
         if (!isnan(r->split.inertia))
-            json_add_number(layer, "inertia", r->split.inertia, 6);
+            json_add_number(row, "inertia", r->split.inertia, 6);
         if (!strcmp(options->router->name, "mlp"))
-            json_add_int(layer, "epoch", r->router.best_epoch);
-        json_add_number(layer, "mass_at_20", r->captured, 6);
-        json_add_number(layer, "oracle_mass_at_20", r->oracle, 6);
+            json_add_int(row, "epoch", r->router.best_epoch);
+        json_add_number(row, "mass_at_20", r->captured, 6);
+        json_add_number(row, "oracle_mass_at_20", r->oracle, 6);
     }
 }
 
