@@ -104,7 +104,8 @@ static inline FILE *tiny_create(const char *dir, const char *name)
 {
     char path[TINY_PATH];
     mkdir(dir, 0777);
-    snprintf(path, sizeof path, "%s/%s", dir, name);
+    if (snprintf(path, sizeof path, "%s/%s", dir, name) >= TINY_PATH)
+        abort();
     FILE *f = fopen(path, "wb");
     if (!f)
         abort();
@@ -369,7 +370,8 @@ static inline void tiny_moefied_write(const char *dir, unsigned seed)
     tiny_moefied_make(&t, seed);
     tiny_write_config(dir, TINY_MOEFICATION);
     tiny_write_vocab(dir);
-    snprintf(path, sizeof path, "%s/model.safetensors", dir);
+    if (snprintf(path, sizeof path, "%s/model.safetensors", dir) >= TINY_PATH)
+        abort();
     moe_error err;
     if (moefied_write_tensors(path, &t.w, &err)) {
         fprintf(stderr, "%s\n", err.message);
