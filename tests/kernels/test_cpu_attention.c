@@ -1,0 +1,151 @@
+/* Attention on every ISA against softmax and sums in double precision. */
+#include "tests/kernels/harness.h"
+
+typedef struct { int n_seqs, d, n_heads; const int32_t *lengths; } attention_case;
+
+static moe_backend_shape shape_of(int d, int n_heads, int max_seq)
+{
+    return (moe_backend_shape){.max_tokens = 4096, .max_seq = max_seq, .d_model = d,
+                               .n_heads = n_heads, .n_experts = 1};
+}
+
+/* One output row of one head; tolerance: out, the bound on its elements' error. */
+static void plain_attention(const float *qkv, int d, int head, int column, float scale, int s,
+                            int i, double *y, double *tolerance)
+{
+    double *weight = malloc((size_t)s * sizeof *weight), max = -INFINITY, sum = 0, most = 0;
+    double slack = 0;
+    size_t ld = 3 * (size_t)d;
+    for (int j = 0; j < s; j++) {
+        double dot = 0, magnitude = 0;
+        for (int c = 0; c < head; c++) {
+            double term = (double)qkv[(size_t)i * ld + (size_t)(column + c)] *
+                          qkv[(size_t)j * ld + (size_t)(d + column + c)];
+            dot += term;
+            magnitude += fabs(term);
+        }
+        weight[j] = scale * dot;
+        slack = fmax(slack, scale * magnitude);
+        max = fmax(max, weight[j]);
+    }
+    for (int j = 0; j < s; j++)
+        sum += weight[j] = exp(weight[j] - max);
+    for (int c = 0; c < head; c++) {
+        y[c] = 0;
+        for (int j = 0; j < s; j++) {
+            double v = qkv[(size_t)j * ld + (size_t)(2 * d + column + c)];
+            y[c] += weight[j] / sum * v;
+            most = fmax(most, fabs(v));
+        }
+    }
+    /* A score errs by head roundings of its magnitude, and a weight relatively by
+     * as much; the sums over the keys add a rounding for each. */
+    *tolerance = (2 * (head + 2) * slack + s + 8) * (double)FLT_EPSILON * most;
+    free(weight);
+}
+
+static void check_attention(const machine *m, const attention_case *a, float magnitude, rng *r)
+{
+    int32_t cu_seqlens[16] = {0};
+    for (int i = 0; i < a->n_seqs; i++)
+        cu_seqlens[i + 1] = cu_seqlens[i] + a->lengths[i];
+    int n = cu_seqlens[a->n_seqs], head = a->d / a->n_heads;
+    float *qkv = random_floats(r, 3 * (size_t)n * (size_t)a->d, magnitude);
+    float *y = random_floats(r, (size_t)n * (size_t)a->d, NAN);
+    float scale = 1 / sqrtf((float)head);
+    m->b->ops->attention(m->b, qkv, a->d, a->n_heads, scale, cu_seqlens, a->n_seqs, y);
+    for (int sequence = 0; sequence < a->n_seqs; sequence++) {
+        int s = a->lengths[sequence], step = s > 100 ? 41 : 1;
+        for (int h = 0; h < a->n_heads; h++)
+            for (int i = 0; i < s; i += step) {
+                double expected[256], tolerance;
+                const float *at = qkv + 3 * (size_t)cu_seqlens[sequence] * (size_t)a->d;
+                plain_attention(at, a->d, head, h * head, scale, s, i, expected, &tolerance);
+                for (int c = 0; c < head; c++)
+                    assert_near(y[(size_t)(cu_seqlens[sequence] + i) * (size_t)a->d +
+                                  (size_t)(h * head + c)],
+                                expected[c], tolerance, m->b->isa, i, h * head + c);
+            }
+    }
+    guarded_release();
+}
+
+static void ragged_sequences_match_double_precision(void **state)
+{
+    (void)state;
+    static const int32_t mixed[] = {1, 0, 7, 33, 2, 128, 0, 64, 31}, one[] = {1}, none[] = {0};
+    static const int32_t odd[] = {5, 24, 25, 47, 97}, large[] = {700}, two[] = {300, 130};
+    static const attention_case cases[] = {
+        {9, 384, 12, mixed}, {9, 64, 1, mixed}, {9, 48, 4, mixed}, {9, 32, 2, mixed},
+        {1, 384, 12, one}, {1, 384, 12, none}, {0, 384, 12, NULL}, {5, 39, 3, odd},
+        {1, 64, 2, large}, {2, 128, 2, two}, {5, 4, 4, odd}, {5, 96, 1, odd},
+    };
+    for (int isa = 0; isa < N_ISAS; isa++)
+        for (int n_threads = 1; n_threads <= 3; n_threads++)
+            for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+                machine m;
+                moe_backend_shape shape = shape_of(cases[i].d, cases[i].n_heads, 700);
+                if (!machine_open(&m, all_isas[isa], n_threads, &shape))
+                    continue;
+                rng r = rng_seed(100 + i);
+                check_attention(&m, &cases[i], 1, &r);
+                machine_close(&m);
+            }
+}
+
+/* Scores of hundreds: without the maximum taken off, exp would overflow. */
+static void large_scores_do_not_overflow(void **state)
+{
+    (void)state;
+    static const int32_t lengths[] = {50, 3};
+    static const attention_case c = {2, 64, 2, lengths};
+    moe_backend_shape shape = shape_of(64, 2, 64);
+    for (int isa = 0; isa < N_ISAS; isa++) {
+        machine m;
+        if (!machine_open(&m, all_isas[isa], 2, &shape))
+            continue;
+        rng r = rng_seed(5);
+        check_attention(&m, &c, 12, &r);
+        machine_close(&m);
+    }
+}
+
+static void a_sequence_has_the_same_bits_in_any_batch_on_any_threads(void **state)
+{
+    (void)state;
+    enum { D = 96, HEADS = 3, N = 240 };
+    static const int32_t cu_seqlens[] = {0, 61, 61, 190, 240};
+    static const int threads[] = {1, 2, 3, 7};
+    moe_backend_shape shape = shape_of(D, HEADS, 256);
+    for (int isa = 0; isa < N_ISAS; isa++) {
+        rng r = rng_seed(3);
+        float *qkv = random_floats(&r, 3 * N * D, 1);
+        float *all = guarded_floats(N * D), *alone = guarded_floats(N * D);
+        for (int i = 0; i < 4; i++) {
+            machine m;
+            if (!machine_open(&m, all_isas[isa], threads[i], &shape))
+                break;
+            if (i == 0)
+                m.b->ops->attention(m.b, qkv, D, HEADS, 0.2f, cu_seqlens, 4, all);
+            for (int s = 0; s < 4; s++) {
+                int first = cu_seqlens[s];
+                int32_t own[] = {0, cu_seqlens[s + 1] - first};
+                m.b->ops->attention(m.b, qkv + 3 * first * D, D, HEADS, 0.2f, own, 1,
+                                    alone + first * D);
+            }
+            assert_same_bits(all, alone, N * D, m.b->isa);
+            machine_close(&m);
+        }
+        guarded_release();
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(ragged_sequences_match_double_precision),
+        cmocka_unit_test(large_scores_do_not_overflow),
+        cmocka_unit_test(a_sequence_has_the_same_bits_in_any_batch_on_any_threads),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,111 @@
+/* select_topk against sorting, and its rules for ties and NaN. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+
+#include <cmocka.h>
+#include <math.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/routing/select.h"
+
+/* Whether a comes before b: greater, NaN last, ties by id. */
+static bool is_better(const float *scores, int a, int b)
+{
+    bool a_nan = isnan(scores[a]), b_nan = isnan(scores[b]);
+    if (a_nan != b_nan)
+        return b_nan;
+    if (!a_nan && scores[a] != scores[b])
+        return scores[a] > scores[b];
+    return a < b;
+}
+
+/* The k best by counting, for each, how many are better. */
+static void check(const float *scores, int n, int k)
+{
+    int32_t *out = malloc((size_t)(k + 1) * sizeof *out);
+    int filled = 0;
+    out[k] = -77;
+    select_topk(scores, n, k, out);
+    for (int i = 0; i < n; i++) {
+        int better = 0;
+        for (int j = 0; j < n; j++)
+            better += j != i && is_better(scores, j, i);
+        if (better >= k)
+            continue;
+        assert_true(filled < k);
+        assert_int_equal(out[filled], i);
+        filled++;
+    }
+    assert_int_equal(filled, k);
+    assert_int_equal(out[k], -77);
+    free(out);
+}
+
+static void check_every_k(const float *scores, int n)
+{
+    for (int k = 1; k <= n; k++)
+        check(scores, n, k);
+}
+
+static void ties_go_to_the_lower_id(void **state)
+{
+    (void)state;
+    check_every_k((const float[]){1, 1, 1, 1, 1}, 5);
+    check_every_k((const float[]){0, 2, 1, 2, 1, 1, 2}, 7);
+    check_every_k((const float[]){-0.0f, 0, -0.0f, 0, -1}, 5);
+}
+
+static void nan_counts_as_less_than_every_number(void **state)
+{
+    (void)state;
+    check_every_k((const float[]){NAN, 1, -INFINITY, NAN, INFINITY, -NAN}, 6);
+    check_every_k((const float[]){NAN, NAN, NAN}, 3);
+}
+
+static void extremes_are_ordered(void **state)
+{
+    (void)state;
+    check_every_k((const float[]){-INFINITY, INFINITY, 3e38f, -3e38f, 1e-45f, -1e-45f, 0,
+                                  INFINITY, -INFINITY}, 9);
+    check_every_k((const float[]){5}, 1);
+}
+
+static void random_scores_match_sorting(void **state)
+{
+    (void)state;
+    uint32_t seed = 12345;
+    print_message("seed %u\n", seed);
+    float scores[300];
+    for (int round = 0; round < 300; round++) {
+        int n = 1 + round;
+        for (int i = 0; i < n; i++) {
+            seed = seed * 1664525u + 1013904223u;
+            uint32_t bits = seed ^ seed >> 15;
+            if (round % 3 == 0)
+                memcpy(scores + i, &bits, sizeof bits); /* any bits: also NaN */
+            else if (round % 3 == 1)
+                scores[i] = (float)(int32_t)bits;
+            else
+                scores[i] = (float)(bits % 7); /* many ties */
+        }
+        check(scores, n, 1);
+        check(scores, n, (n + 3) / 4);
+        check(scores, n, (n + 1) / 2);
+        check(scores, n, n);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(ties_go_to_the_lower_id),
+        cmocka_unit_test(nan_counts_as_less_than_every_number),
+        cmocka_unit_test(extremes_are_ordered),
+        cmocka_unit_test(random_scores_match_sorting),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
