@@ -181,8 +181,8 @@ int cli_parse(const char *usage, const cli_option *options, int argc, char **arg
         const char *given = argv[i];
         if (options_end || given[0] != '-' || given[1] == 0) {
             if (*n_positional == max_positional)
-                return cli_usage("%s: unexpected argument '%s'; usage: %s", argv[0], given,
-                                 usage);
+                return cli_usage("%s: unexpected argument '%s'; usage: %.*s", argv[0], given,
+                                 (int)strcspn(usage, "\n"), usage);
             positional[(*n_positional)++] = given;
         } else if (strcmp(given, "--") == 0) {
             options_end = true;

@@ -75,8 +75,8 @@ static moe_status set_flags(config *c, int argc, char **argv, moe_error *err)
 {
     bool own_models = false;
     for (int i = 1; i < argc; i++) {
-        const option *o;
-        const char *value;
+        const option *o = NULL;
+        const char *value = NULL;
         char what[48];
         moe_status status = read_flag(argc, argv, &i, &o, &value, err);
         if (status != MOE_OK)
