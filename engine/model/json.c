@@ -160,7 +160,7 @@ static const char *found(const cJSON *v, char *text, size_t size)
     else if (cJSON_IsString(v))
         snprintf(text, size, "\"%.60s\"", v->valuestring);
     else if (cJSON_IsNumber(v))
-        snprintf(text, size, "%.17g", v->valuedouble);
+        snprintf(text, size, "%.16g", v->valuedouble);
     else if (cJSON_IsBool(v))
         snprintf(text, size, "%s", cJSON_IsTrue(v) ? "true" : "false");
     else if (cJSON_IsNull(v))
