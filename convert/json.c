@@ -49,11 +49,6 @@ json *json_add(json *parent, const char *key, json *child)
     return NULL;
 }
 
-void json_remove(json *object, const char *key)
-{
-    cJSON_DeleteItemFromObjectCaseSensitive(object, key);
-}
-
 /* A string node of n bytes, NULs included; NULL: out of memory. */
 static json *string_node(const char *value, size_t n)
 {
