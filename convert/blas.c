@@ -1,7 +1,32 @@
 /* blas.c: OpenBLAS behind four calls. */
-#include <cblas.h>
-
 #include "convert/blas.h"
+
+#include <cblas.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static const char *kernels_of_this_cpu(void)
+{
+#if defined(__x86_64__)
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+        __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq"))
+        return "SkylakeX";
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+        return "Haswell";
+#endif
+    return NULL;
+}
+
+void blas_choose_kernels(char **argv)
+{
+    const char *better = kernels_of_this_cpu();
+    if (!better || getenv("OPENBLAS_CORETYPE") ||
+        strcmp(openblas_get_corename(), "Prescott") != 0)
+        return;
+    if (setenv("OPENBLAS_CORETYPE", better, 1) == 0)
+        execv("/proc/self/exe", argv); /* on failure the slow kernels work, too */
+}
 
 void blas_begin(void)
 {

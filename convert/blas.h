@@ -8,6 +8,12 @@
 #ifndef CONVERT_BLAS_H
 #define CONVERT_BLAS_H
 
+/* OpenBLAS picks its kernels by the CPU's model number and takes a model newer
+ * than itself for a Pentium 4, several times slower. Where it did and the CPU has
+ * AVX2 or AVX-512, starts the program again with the right kernels named in
+ * OPENBLAS_CORETYPE; otherwise returns. Call first thing in main. */
+void blas_choose_kernels(char **argv);
+
 /* Call before the first product and before other threads make one. */
 void blas_begin(void);
 

@@ -258,24 +258,41 @@ static moe_status convert_layers(const moe_model *m, const convert_options *o,
     return status;
 }
 
-moe_status convert_model(const moe_model *m, moe_pool *pool, const dataset *data,
+/* The pool goes when the text is read: its threads and the workers would share
+ * the same processors. */
+static moe_status run_capture(const moe_model *m, const dataset *data,
+                              const convert_options *o, progress *bar, capture *c,
+                              int *n_threads, moe_error *err)
+{
+    moe_pool *pool;
+    moe_status status = moe_pool_create(o->n_threads, &pool, err);
+    if (status != MOE_OK)
+        return status;
+    *n_threads = moe_pool_threads(pool);
+    status = capture_run(m, pool, data, o->max_tokens, o->wanted, o->spool_dir, bar, c,
+                         err);
+    moe_pool_destroy(pool);
+    return status;
+}
+
+moe_status convert_model(const moe_model *m, const dataset *data,
                          const convert_options *o, progress *bar, converted *out,
                          moe_error *err)
 {
     capture c = {.fd = -1};
     workers *w = NULL;
+    int n_threads = 0;
     blas_begin();
     moe_status status = converted_init(m, out, err);
     if (status != MOE_OK)
         return status;
-    status = capture_run(m, pool, data, o->max_tokens, o->wanted, o->spool_dir, bar, &c,
-                         err);
+    status = run_capture(m, data, o, bar, &c, &n_threads, err);
     if (status == MOE_OK) {
         out->n_tokens = c.n_tokens;
         out->n_seqs = c.n_seqs;
         out->n_rows = c.n_rows;
         out->n_unknown = c.n_unknown;
-        status = workers_create(o->n_threads, &w, err);
+        status = workers_create(n_threads, &w, err);
     }
     if (status == MOE_OK)
         status = convert_layers(m, o, &c, w, bar, out, err);

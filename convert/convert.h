@@ -14,7 +14,7 @@ typedef struct {
     const bool *wanted;     /* [n_layers]: layers to convert */
     uint64_t seed;
     int max_tokens;
-    int n_threads;
+    int n_threads;          /* 0: as many as moe_pool_create takes */
     const char *spool_dir;  /* where captured rows may lie */
 } convert_options;
 
@@ -38,7 +38,7 @@ typedef struct {
 
 /* The result borrows m, which must outlive it: converted_free. Interrupted by a
  * signal: MOE_E_IO. */
-moe_status convert_model(const moe_model *m, moe_pool *pool, const dataset *data,
+moe_status convert_model(const moe_model *m, const dataset *data,
                          const convert_options *o, progress *bar, converted *out,
                          moe_error *err);
 void converted_free(converted *c);

@@ -103,6 +103,20 @@ moe_status jsonl_row(const char *path, int line, const char *bytes, size_t n,
     return status;
 }
 
+moe_status jsonl_next(line_reader *r, dataset_row *out, moe_error *err)
+{
+    const char *line;
+    size_t n = 0;
+    moe_status status;
+    *out = (dataset_row){0};
+    do
+        status = lines_next(r, &line, &n, err);
+    while (status == MOE_OK && line && jsonl_blank(line, n));
+    if (status == MOE_OK && line)
+        status = jsonl_row(r->path, r->number, line, n, out, err);
+    return status;
+}
+
 void jsonl_row_free(dataset_row *row)
 {
     free((char *)row->text); /* the block starts with the text */
