@@ -108,9 +108,16 @@ void router_scores_of(const router_rows *r, const ffn_layer *l, const float *x, 
 
 void router_unit_row(const float *x, int d, float *y)
 {
-    float squares = 0;
-    for (int i = 0; i < d; i++)
-        squares += x[i] * x[i];
+    /* Eight sums, for the vector units: it runs for every token of every epoch. */
+    float part[8] = {0}, squares = 0;
+    int at = 0;
+    for (; at + 8 <= d; at += 8)
+        for (int i = 0; i < 8; i++)
+            part[i] += x[at + i] * x[at + i];
+    for (; at < d; at++)
+        part[0] += x[at] * x[at];
+    for (int i = 0; i < 8; i++)
+        squares += part[i];
     const float scale = squares > 0 ? 1 / sqrtf(squares) : 0;
     for (int i = 0; i < d; i++)
         y[i] = x[i] * scale;
