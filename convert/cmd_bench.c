@@ -229,6 +229,10 @@ static int check(arguments *a)
         a->n_seqs = cli_ints("bench", "--seq", a->seq_text, 1, MAX_SEQ, MAX_LIST, a->seqs);
     if (a->n_seqs)
         a->n_ratios = cli_ratios("bench", "--ratio", a->ratio_text, MAX_LIST, a->ratios);
+    if (a->what == BENCH_ATTENTION || a->what == BENCH_LINEAR) {
+        a->n_ratios = 1; /* they have no experts */
+        a->ratios[0] = 1;
+    }
     return a->n_ratios ? -1 : EXIT_USAGE;
 }
 
@@ -243,7 +247,7 @@ static int parse(int argc, char **argv, arguments *a)
         {"--batch", OPT_STRING, &a->batch_text, 0, 0, "LIST", "sequences (default 1,8)"},
         {"--seq", OPT_STRING, &a->seq_text, 0, 0, "LIST", "tokens of each (default 16,128)"},
         {"--ratio", OPT_STRING, &a->ratio_text, 0, 0, "LIST",
-         "shares of the FFN neurons (default 1,0.25)"},
+         "shares of the FFN neurons (default 1,0.25; attention and linear have none)"},
         {"--dtype", OPT_STRING, &a->dtype, 0, 0, "TYPE", "of the weights: f32"},
         {"--threads", OPT_INT, &a->threads, 0, 1024, "N",
          "compute threads (default: all that this process may use)"},

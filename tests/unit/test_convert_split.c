@@ -10,7 +10,7 @@
 #include "convert/split.h"
 #include "tests/unit/convert_planted.h"
 
-static void check_sizes(const layer *l, const int32_t *expert)
+static void check_sizes(const ffn_layer *l, const int32_t *expert)
 {
     int count[N_GROUPS] = {0};
     for (int n = 0; n < l->d_ff; n++) {
@@ -145,7 +145,7 @@ static void the_seed_decides(void **state)
 static void neurons_are_listed_ascending_with_padding_last(void **state)
 {
     (void)state;
-    const layer l = {.d_ff = 34, .n_experts = 2};
+    const ffn_layer l = {.d_ff = 34, .n_experts = 2};
     int32_t expert[34], neurons[64];
     for (int n = 0; n < 34; n++)
         expert[n] = n == 5 || n == 9;
