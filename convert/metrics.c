@@ -13,7 +13,8 @@ interval wilson_interval(int hits, int n)
     double p = (double)hits / n, z2 = z * z / n;
     double centre = (p + z2 / 2) / (1 + z2);
     double half = z / (1 + z2) * sqrt(p * (1 - p) / n + z2 / (4.0 * n));
-    return (interval){fmax(0, centre - half), fmin(1, centre + half)};
+    /* Exact at the ends, where rounding would leave a hair. */
+    return (interval){hits == 0 ? 0 : centre - half, hits == n ? 1 : centre + half};
 }
 
 int best_label(const float *logits, int n)
