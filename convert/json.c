@@ -108,6 +108,11 @@ void json_add_null(json *parent, const char *key)
     json_add(parent, key, cJSON_CreateNull());
 }
 
+void json_remove(json *object, const char *key)
+{
+    cJSON_DeleteItemFromObjectCaseSensitive(object, key);
+}
+
 /* ---- reading ----------------------------------------------------------- */
 
 /* Copies JSON text with every escape of U+0000 replaced; returns its length. */

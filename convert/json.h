@@ -25,6 +25,8 @@ void json_add_int(json *parent, const char *key, int64_t value);
 void json_add_number(json *parent, const char *key, double value, int digits);
 void json_add_bool(json *parent, const char *key, bool value);
 void json_add_null(json *parent, const char *key);
+/* Removes an object's member, if it has it. */
+void json_remove(json *object, const char *key);
 /* Reading; NULL / false where absent or of another type. */
 const json *json_get(const json *object, const char *key);
 const char *json_get_string(const json *object, const char *key);

@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "convert/blas.h"
 #include "convert/cli.h"
 
 typedef struct {
@@ -75,7 +76,10 @@ int main(int argc, char **argv)
         return finish(EXIT_DONE);
     }
     for (int i = 0; i < N_COMMANDS; i++)
-        if (strcmp(name, commands[i].name) == 0)
+        if (strcmp(name, commands[i].name) == 0) {
+            if (commands[i].run == cmd_convert) /* the one that computes by BLAS */
+                blas_choose_kernels(argv);
             return finish(commands[i].run(argc - 1, argv + 1));
+        }
     return unknown(name);
 }

@@ -25,7 +25,7 @@ static void forget_models(config *c)
     c->n_models = 0;
 }
 
-void config_free(config *c)
+void config_release(config *c)
 {
     forget_models(c);
     free(c->listen);
@@ -256,7 +256,7 @@ static moe_status check_flags(int argc, char **argv, char **file, moe_error *err
         status = set_flags(&flags, argc, argv, err);
     *file = flags.config_file;
     flags.config_file = NULL;
-    config_free(&flags);
+    config_release(&flags);
     return status;
 }
 
@@ -270,7 +270,7 @@ static moe_status set_all(config *c, const char *file, int argc, char **argv, mo
     return status;
 }
 
-config_result config_read(config *c, int argc, char **argv, moe_error *err)
+config_result config_load(config *c, int argc, char **argv, moe_error *err)
 {
     char *file;
     if (set_defaults(c, err) != MOE_OK)

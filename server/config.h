@@ -40,9 +40,9 @@ typedef enum {
     CONFIG_BAD,     /* a wrong variable, file or value: err, exit 1 */
 } config_result;
 
-/* Reads flags, environment and file into *c. Owns strings: config_free,
+/* Reads flags, environment and file into *c. Owns strings: config_release,
  * whatever the result. */
-config_result config_read(config *c, int argc, char **argv, moe_error *err);
-void config_free(config *c);
+config_result config_load(config *c, int argc, char **argv, moe_error *err);
+void config_release(config *c);
 
 #endif

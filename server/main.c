@@ -109,7 +109,7 @@ int main(int argc, char **argv)
     config c;
     moe_error err;
     int code = STOPPED;
-    switch (config_read(&c, argc, argv, &err)) {
+    switch (config_load(&c, argc, argv, &err)) {
     case CONFIG_PRINTED: break;
     case CONFIG_USAGE: code = fail(&err, USAGE); break;
     case CONFIG_BAD: code = fail(&err, FAILED); break;
@@ -125,6 +125,6 @@ int main(int argc, char **argv)
         code = run(&s);
     }
     }
-    config_free(&c);
+    config_release(&c);
     return code;
 }

@@ -262,7 +262,7 @@ static void write_routing_series(buffer *b, const models *m, routing_summary *co
         }
 }
 
-static double entropy_of(const routing_summary *s) { return s->entropy; }
+static double evenness_of(const routing_summary *s) { return s->evenness; }
 static double gini_of(const routing_summary *s) { return s->gini; }
 static double dead_of(const routing_summary *s) { return s->dead; }
 
@@ -292,8 +292,9 @@ static void write_routing(buffer *b, const models *m)
     for (int i = 0; i < m->n; i++)
         fine &= (layers[i] = summarise_layers(&m->list[i])) != NULL;
     if (fine) {
-        write_routing_series(b, m, layers, "moefied_routing_entropy_bits",
-                             "Entropy of the experts' shares of tokens since the last reset.", entropy_of);
+        write_routing_series(b, m, layers, "moefied_routing_entropy_ratio",
+                             "Entropy of the experts' shares of tokens since the last reset, 1 if even.",
+                             evenness_of);
         write_routing_series(b, m, layers, "moefied_routing_gini",
                              "Gini coefficient of the experts' tokens since the last reset.", gini_of);
         write_routing_series(b, m, layers, "moefied_routing_dead_experts",

@@ -52,6 +52,7 @@ void handle_metrics(server *s, http_exchange *x, request_state *r);
 /* How evenly a layer's tokens fell on its experts; zeros without any. */
 typedef struct {
     double entropy; /* bits; log2(n) when even */
+    double evenness; /* entropy / log2(n) */
     double gini;    /* 0 even, towards 1 when few experts get all */
     int dead;       /* experts that got none */
 } routing_summary;

@@ -123,6 +123,7 @@ routing_summary routing_summarise(const uint64_t *selected, int n)
         for (int k = 0; k < i; k++)
             pairs += fabs((double)selected[i] - (double)selected[k]);
     }
+    s.evenness = n > 1 ? s.entropy / log2(n) : 1;
     s.gini = pairs / (n * total); /* sum over all pairs / (2 n total) */
     return s;
 }

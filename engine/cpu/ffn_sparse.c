@@ -50,7 +50,9 @@ static void hidden_task(void *ctx, int task, int thread)
     const moe_ffn *w = j->w;
     int e = b->task_expert[task], next = b->task_expert[task + 1];
     int first = b->task_pair[task], n_rows = b->task_pair[task + 1] - first;
-    const float *a[CPU_PAIR_ROWS], *w1 = w1_of(w, e);
+    bool changes = next != e && next < w->n_experts;
+    const float *w1 = w1_of(w, e), *next_w1 = changes ? w1_of(w, next) : NULL;
+    const float *a[CPU_PAIR_ROWS];
     float *c[CPU_PAIR_ROWS];
     for (int i = 0; i < n_rows; i++) {
         a[i] = j->x + (size_t)b->row[first + i] * (size_t)w->d;
@@ -60,7 +62,7 @@ static void hidden_task(void *ctx, int task, int thread)
         .m = n_rows, .n = MOE_EXPERT_SIZE, .k = w->d, .a = a, .c = c,
         .n_blocks = 1, .b = &w1, .ldb = MOE_EXPERT_SIZE,
         .bias = w->b1 + (size_t)e * MOE_EXPERT_SIZE, .act = w->act,
-        .ahead = next != e && next < w->n_experts ? w1_of(w, next) : NULL,
+        .ahead = changes ? &next_w1 : NULL,
     });
 }
 
@@ -121,9 +123,10 @@ static void out_task(void *ctx, int task, int thread)
             a[i] = b->hidden + (size_t)(cut[e] + i) * MOE_EXPERT_SIZE;
             c[i] = tile + (size_t)(b->row[cut[e] + i] - first) * MOE_W2_PANEL;
         }
-        const float *w2 = ffn_w2_panel(w, e, panel);
-        ffn_tile_add(b->kernels, n, a, c, 1, &w2,
-                     next < w->n_experts ? ffn_w2_panel(w, next, panel) : NULL);
+        const float *w2 = ffn_w2_panel(w, e, panel), *next_w2 = NULL;
+        if (next < w->n_experts)
+            next_w2 = ffn_w2_panel(w, next, panel);
+        ffn_tile_add(b->kernels, n, a, c, 1, &w2, next_w2 ? &next_w2 : NULL);
     }
     ffn_tile_finish(w, panel, n_rows, tile, j->y + (size_t)first * (size_t)w->d);
 }

@@ -34,7 +34,7 @@ static inline void ffn_tile_start(const moe_ffn *w, int panel, int n_rows, float
 /* c[i] += a[i] w2 over n_experts experts; a[i] holds their hidden rows in line. */
 static inline void ffn_tile_add(const cpu_kernels *kernels, int n_rows,
                                 const float *const *a, float *const *c, int n_experts,
-                                const float *const *w2, const float *ahead)
+                                const float *const *w2, const float *const *ahead)
 {
     kernels->gemm(&(cpu_gemm){
         .m = n_rows, .n = MOE_W2_PANEL, .k = MOE_EXPERT_SIZE, .a = a, .c = c,

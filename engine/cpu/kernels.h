@@ -24,7 +24,7 @@ typedef struct {
     bool add;               /* start is c: bias is not read */
     const float *bias;      /* [n], or NULL: start is 0 */
     moe_activation act;
-    const float *ahead;     /* laid out as b[0]: to prefetch meanwhile, or NULL */
+    const float *const *ahead; /* [n_blocks] to prefetch meanwhile, or NULL */
 } cpu_gemm;
 
 typedef struct {

@@ -23,7 +23,11 @@ enum {
     TILE_VECS = LANES == 16 ? 24 : 12, /* sums of a tile, at most */
 };
 
-typedef void tile_fn(const cpu_gemm *g, int row, int panel, const float *ahead);
+/* What a tile prefetches, spread over its steps: so many rows of the next blocks
+ * per four steps, from a row and panel (an offset in floats) on. */
+typedef struct { const float *const *block; size_t offset; int rows; } prefetch;
+
+typedef void tile_fn(const cpu_gemm *g, int row, int panel, const prefetch *ahead);
 
 /* Columns of the vector at `column` that exist: all, some or none. */
 static ALWAYS_INLINE vec load_columns(const float *p, int column, int n)
@@ -41,16 +45,23 @@ static ALWAYS_INLINE void store_columns(float *p, int column, int n, vec v)
         v_store_some(p + column, v_first(n - column), v);
 }
 
-/* One step of depth: sum[r][v] += a[r][kk] b[v]. Broadcasts come first where few
+/* There are more rows than registers for their pointers. Left alone, the compiler
+ * keeps some in vector registers, and moving them back takes the multipliers'
+ * ports. So a tile holds HELD pointers and reads the others from memory each time,
+ * which load units have room for; the asm stops the compiler from hoisting that. */
+enum { HELD = 4 };
+#define FORGET(pointer) __asm__ volatile("" : "+r"(pointer))
+
+/* One step of depth: sum[r][v] += a[r][i] b[v]. Broadcasts come first where few
  * rows meet many vectors, so that no more registers are needed than there are. */
-static ALWAYS_INLINE void tile_step(const float *const *a, int kk, const float *b,
-                                    size_t panel_stride, vec (*sum)[TILE_VECS],
-                                    const int R, const int P)
+static ALWAYS_INLINE void tile_step(const float *const *held, const float *const *rows,
+                                    size_t i, const float *b, size_t panel_stride,
+                                    vec (*sum)[TILE_VECS], const int R, const int P)
 {
     vec wide[TILE_ROWS], row[TILE_VECS];
     if (R <= 3) {
         UNROLL for (int r = 0; r < R; r++)
-            wide[r] = v_set(a[r][kk]);
+            wide[r] = v_set(r < HELD ? held[r][i] : rows[r][i]);
         UNROLL for (int v = 0; v < P * VECS; v++) {
             row[v] = v_load(b + (size_t)(v / VECS) * panel_stride + v % VECS * LANES);
             UNROLL for (int r = 0; r < R; r++)
@@ -60,23 +71,28 @@ static ALWAYS_INLINE void tile_step(const float *const *a, int kk, const float *
         UNROLL for (int v = 0; v < P * VECS; v++)
             row[v] = v_load(b + (size_t)(v / VECS) * panel_stride + v % VECS * LANES);
         UNROLL for (int r = 0; r < R; r++) {
-            wide[r] = v_set(a[r][kk]);
+            wide[r] = v_set(r < HELD ? held[r][i] : rows[r][i]);
             UNROLL for (int v = 0; v < P * VECS; v++)
                 sum[r][v] = v_fma(wide[r], row[v], sum[r][v]);
         }
     }
 }
 
-static ALWAYS_INLINE void tile_start(const cpu_gemm *g, int row, int column,
+/* whole: every column of the tile exists, which saves asking for each vector. */
+static ALWAYS_INLINE void tile_start(const cpu_gemm *g, int row, int column, bool whole,
                                      vec (*sum)[TILE_VECS], const int R, const int P)
 {
-    UNROLL for (int v = 0; v < P * VECS; v++) {
-        vec start = v_set(0);
-        if (!g->add && g->bias)
-            start = load_columns(g->bias, column + v * LANES, g->n);
+    int n = whole ? column + P * PANEL : g->n;
+    if (g->add) {
         UNROLL for (int r = 0; r < R; r++)
-            sum[r][v] = g->add ? load_columns(g->c[row + r], column + v * LANES, g->n)
-                               : start;
+            UNROLL for (int v = 0; v < P * VECS; v++)
+                sum[r][v] = load_columns(g->c[row + r], column + v * LANES, n);
+        return;
+    }
+    UNROLL for (int v = 0; v < P * VECS; v++) {
+        vec start = g->bias ? load_columns(g->bias, column + v * LANES, n) : v_set(0);
+        UNROLL for (int r = 0; r < R; r++)
+            sum[r][v] = start;
     }
 }
 
@@ -87,9 +103,10 @@ static __attribute__((noinline)) void activate_columns(float *c, int n, moe_acti
         store_columns(c, i, n, v_activate(load_columns(c, i, n), act));
 }
 
-static ALWAYS_INLINE void tile_finish(const cpu_gemm *g, int row, int column,
+static ALWAYS_INLINE void tile_finish(const cpu_gemm *g, int row, int column, bool whole,
                                       vec (*sum)[TILE_VECS], const int R, const int P)
 {
+    int n = whole ? column + P * PANEL : g->n;
     if (g->act == MOE_ACT_RELU) {
         UNROLL for (int r = 0; r < R; r++)
             UNROLL for (int v = 0; v < P * VECS; v++)
@@ -97,7 +114,7 @@ static ALWAYS_INLINE void tile_finish(const cpu_gemm *g, int row, int column,
     }
     UNROLL for (int r = 0; r < R; r++)
         UNROLL for (int v = 0; v < P * VECS; v++)
-            store_columns(g->c[row + r], column + v * LANES, g->n, sum[r][v]);
+            store_columns(g->c[row + r], column + v * LANES, n, sum[r][v]);
     if (g->act != MOE_ACT_NONE && g->act != MOE_ACT_RELU) {
         int left = g->n - column, columns = left < P * PANEL ? left : P * PANEL;
         for (int r = 0; r < R; r++)
@@ -105,32 +122,47 @@ static ALWAYS_INLINE void tile_finish(const cpu_gemm *g, int row, int column,
     }
 }
 
-static ALWAYS_INLINE void tile(const cpu_gemm *g, int row, int panel, const float *ahead,
+static ALWAYS_INLINE void tile(const cpu_gemm *g, int row, int panel, const prefetch *ahead,
                                const int R, const int P)
 {
     vec sum[TILE_ROWS][TILE_VECS];
-    const float *a[TILE_ROWS];
-    UNROLL for (int r = 0; r < R; r++)
-        a[r] = g->a[row + r];
-    tile_start(g, row, panel * PANEL, sum, R, P);
+    const float *const *rows = g->a + row, *held[HELD];
+    int column = panel * PANEL;
+    bool whole = column + P * PANEL <= g->n;
+    UNROLL for (int r = 0; r < R && r < HELD; r++)
+        held[r] = rows[r];
+    if (whole)
+        tile_start(g, row, column, true, sum, R, P);
+    else
+        tile_start(g, row, column, false, sum, R, P);
+    size_t i = 0;
     for (int s = 0; s < g->n_blocks; s++) {
         const float *b = g->b[s] + (size_t)panel * g->panel_stride;
-        for (int kk = 0; kk < g->k; kk++, b += g->ldb) {
-            if (ahead) {
-                _mm_prefetch((const char *)ahead, _MM_HINT_T1);
-                _mm_prefetch((const char *)(ahead + 16), _MM_HINT_T1);
-                ahead += g->ldb;
+        const float *next = ahead->block ? ahead->block[s] + ahead->offset : NULL;
+        size_t end = i + (size_t)g->k;
+        while (i + 4 <= end) {
+            for (int n = 0; next && n < ahead->rows; n++, next += g->ldb) {
+                _mm_prefetch((const char *)next, _MM_HINT_T1);
+                _mm_prefetch((const char *)(next + 16), _MM_HINT_T1);
             }
-            tile_step(a, kk, b, g->panel_stride, sum, R, P);
+            UNROLL for (int step = 0; step < 4; step++, i++, b += g->ldb) {
+                FORGET(rows);
+                tile_step(held, rows, i, b, g->panel_stride, sum, R, P);
+            }
         }
-        UNROLL for (int r = 0; r < R; r++)
-            a[r] += g->k;
+        for (; i < end; i++, b += g->ldb) {
+            FORGET(rows);
+            tile_step(held, rows, i, b, g->panel_stride, sum, R, P);
+        }
     }
-    tile_finish(g, row, panel * PANEL, sum, R, P);
+    if (whole)
+        tile_finish(g, row, column, true, sum, R, P);
+    else
+        tile_finish(g, row, column, false, sum, R, P);
 }
 
 #define TILE(R, P)                                                                     \
-    static void tile_##R##x##P(const cpu_gemm *g, int row, int panel, const float *ahead) \
+    static void tile_##R##x##P(const cpu_gemm *g, int row, int panel, const prefetch *ahead) \
     {                                                                                  \
         tile(g, row, panel, ahead, R, P);                                              \
     }
@@ -174,15 +206,19 @@ static void gemm(const cpu_gemm *g)
     int step;
     for (int panel = 0; panel < n_panels; panel += step) {
         step = tile_panels(most, n_panels - panel);
-        const float *ahead = NULL;
-        if (g->ahead)
-            ahead = g->ahead + (size_t)panel * g->panel_stride;
-        else if (g->n_blocks == 1 && panel + step < n_panels)
-            ahead = g->b[0] + (size_t)(panel + step) * g->panel_stride;
+        const float *following = g->b[0] + (size_t)step * g->panel_stride;
+        prefetch ahead = {g->ahead, (size_t)panel * g->panel_stride, 0};
+        if (!ahead.block && g->n_blocks == 1 && panel + step < n_panels)
+            ahead.block = &following;
+        /* The first four tiles share the k rows; with fewer, each has more. */
+        ahead.rows = n_tiles == 1 ? 4 : n_tiles < 4 ? 2 : 1;
+        int share = (g->k + 3) / 4 * ahead.rows;
         for (int i = 0, row = 0; i < n_tiles; i++) {
             int end = (int)((int64_t)g->m * (i + 1) / n_tiles);
-            tiles[step][end - row](g, row, panel, ahead);
-            ahead = NULL;
+            if (i * share >= g->k)
+                ahead.block = NULL;
+            tiles[step][end - row](g, row, panel, &ahead);
+            ahead.offset += (size_t)share * (size_t)g->ldb;
             row = end;
         }
     }

@@ -196,8 +196,9 @@ static moe_status read_config(tokenizer_loader *l, moe_error *err)
     if (status == MOE_OK)
         status = json_bool_or(l->config, l->config_path, "strip_accents", false, &strip,
                               err);
-    if (status == MOE_OK && tokenizer_key(l->config, "strip_accents"))
-        l->strip_accents = cJSON_IsNull(tokenizer_key(l->config, "strip_accents")) ? -1 : strip;
+    const cJSON *stated = tokenizer_key(l->config, "strip_accents");
+    if (status == MOE_OK && stated)
+        l->strip_accents = cJSON_IsNull(stated) ? -1 : strip;
     return status;
 }
 
