@@ -6,6 +6,7 @@
 #include "engine/backend.h"
 #include "engine/cpu/kernels.h"
 #include "engine/cpu/pool.h"
+#include "engine/cpu/split.h"
 
 enum {
     CPU_TASK_ROWS = 192,  /* most rows of one call of gemm */
@@ -49,16 +50,6 @@ float *cpu_thread_scratch(const cpu_backend *b, int thread);
 size_t cpu_attention_floats(const moe_backend_shape *s);
 /* Floats between a dense token's hidden rows. */
 size_t cpu_hidden_stride(int n_experts);
-
-/* Part i of n things in `parts` parts whose sizes differ by one at most. */
-static inline int cpu_part(int n, int parts, int i)
-{
-    return (int)((int64_t)n * i / parts);
-}
-static inline int cpu_ceil(int n, int size)
-{
-    return (n + size - 1) / size;
-}
 
 /* y = act(x W + b) for rows at the given strides; linear.c. */
 typedef struct {

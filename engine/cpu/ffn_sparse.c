@@ -126,6 +126,11 @@ static void out_task(void *ctx, int task, int thread)
         const float *w2 = ffn_w2_panel(w, e, panel), *next_w2 = NULL;
         if (next < w->n_experts)
             next_w2 = ffn_w2_panel(w, next, panel);
+        if (next < w->n_experts)
+            for (int i = cut[next]; i < cut_end[next]; i++) {
+                __builtin_prefetch(b->hidden + (size_t)i * MOE_EXPERT_SIZE);
+                __builtin_prefetch(b->hidden + (size_t)i * MOE_EXPERT_SIZE + 16);
+            }
         ffn_tile_add(b->kernels, n, a, c, 1, &w2, next_w2 ? &next_w2 : NULL);
     }
     ffn_tile_finish(w, panel, n_rows, tile, j->y + (size_t)first * (size_t)w->d);
