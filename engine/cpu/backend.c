@@ -78,7 +78,9 @@ static bool create_ffn_scratch(cpu_backend *b)
     size_t tasks = b->max_pairs / CPU_PAIR_ROWS + experts + 1;
     /* Enough parts for one row each, of a block too small for larger ones. */
     size_t cuts = larger(CPU_OUT_TOKENS, sparse / 16) + 1;
-    return alloc_floats(b, &b->hidden, tokens * cpu_hidden_stride(b->shape.n_experts)) &&
+    /* Dense planes are whole, so experts count up to a multiple of four. */
+    size_t hidden = tokens * (experts + CPU_PLANE_EXPERTS - 1) * MOE_EXPERT_SIZE;
+    return alloc_floats(b, &b->hidden, hidden) &&
            alloc_ints(b, &b->row, b->max_pairs) &&
            alloc_ints(b, &b->row_bound, experts + 1) &&
            alloc_ints(b, &b->cut, cuts * experts) &&

@@ -54,9 +54,11 @@ static void hidden_task(void *ctx, int task, int thread)
     const float *w1 = w1_of(w, e), *next_w1 = changes ? w1_of(w, next) : NULL;
     const float *a[CPU_PAIR_ROWS];
     float *c[CPU_PAIR_ROWS];
+    float *hidden = b->hidden + (size_t)first * MOE_EXPERT_SIZE;
+    const int32_t *token = b->row + first;
     for (int i = 0; i < n_rows; i++) {
-        a[i] = j->x + (size_t)b->row[first + i] * (size_t)w->d;
-        c[i] = b->hidden + (size_t)(first + i) * MOE_EXPERT_SIZE;
+        a[i] = j->x + (size_t)token[i] * (size_t)w->d;
+        c[i] = hidden + (size_t)i * MOE_EXPERT_SIZE;
     }
     b->kernels->gemm(&(cpu_gemm){
         .m = n_rows, .n = MOE_EXPERT_SIZE, .k = w->d, .a = a, .c = c,
@@ -119,9 +121,11 @@ static void out_task(void *ctx, int task, int thread)
     for (; e < w->n_experts; e = next) {
         next = next_expert(cut, cut_end, e, w->n_experts);
         int n = cut_end[e] - cut[e];
+        const float *hidden = b->hidden + (size_t)cut[e] * MOE_EXPERT_SIZE;
+        const int32_t *token = b->row + cut[e];
         for (int i = 0; i < n; i++) {
-            a[i] = b->hidden + (size_t)(cut[e] + i) * MOE_EXPERT_SIZE;
-            c[i] = tile + (size_t)(b->row[cut[e] + i] - first) * MOE_W2_PANEL;
+            a[i] = hidden + (size_t)i * MOE_EXPERT_SIZE;
+            c[i] = tile + (size_t)(token[i] - first) * MOE_W2_PANEL;
         }
         const float *w2 = ffn_w2_panel(w, e, panel), *next_w2 = NULL;
         if (next < w->n_experts)

@@ -46,10 +46,13 @@ static inline void ffn_tile_add(const cpu_kernels *kernels, int n_rows,
 static inline void ffn_tile_finish(const moe_ffn *w, int panel, int n_rows,
                                    const float *tile, float *y)
 {
-    size_t bytes = (size_t)ffn_panel_columns(w, panel) * sizeof *y;
+    size_t columns = (size_t)ffn_panel_columns(w, panel);
     y += panel * MOE_W2_PANEL;
-    for (int i = 0; i < n_rows; i++)
-        memcpy(y + (size_t)i * (size_t)w->d, tile + i * MOE_W2_PANEL, bytes);
+    for (int i = 0; i < n_rows; i++, y += w->d, tile += MOE_W2_PANEL)
+        if (columns == MOE_W2_PANEL)
+            memcpy(y, tile, MOE_W2_PANEL * sizeof *y); /* a known size is inlined */
+        else
+            memcpy(y, tile, columns * sizeof *y);
 }
 
 /* Parts of the tokens such that a tile stays within CPU_OUT_TOKENS rows and
