@@ -167,6 +167,44 @@ static void a_truncated_file_is_refused_at_any_length(void **state)
     }
 }
 
+/* Opens or is refused with a message; the sanitizers see the rest. */
+static void flipped_bits_never_crash(void **state)
+{
+    (void)state;
+    unsigned random = seed;
+    print_message("seed %u\n", seed);
+    for (int i = 0; i < 400; i++) {
+        if (i == 0)
+            tiny_model_write(dir(), seed);
+        else if (i == 200)
+            tiny_moefied_write(dir(), seed);
+        struct stat st;
+        assert_int_equal(stat(weights_path(), &st), 0);
+        random = random * 1664525u + 1013904223u;
+        /* Half of them in the first 4 KB, of the header. */
+        long place = (long)((random >> 4) % (i % 2 ? 4096u : (unsigned)st.st_size));
+        FILE *f = fopen(weights_path(), "r+b");
+        assert_non_null(f);
+        fseek(f, place, SEEK_SET);
+        int byte = fgetc(f);
+        fseek(f, place, SEEK_SET);
+        fputc(byte ^ 1 << (random & 7), f);
+        assert_int_equal(fclose(f), 0);
+        moe_model *m;
+        moe_error err = {0};
+        if (moe_model_open(dir(), &m, &err))
+            assert_int_equal(strncmp(err.message, dir(), strlen(dir())), 0);
+        moe_model_close(m);
+        f = fopen(weights_path(), "r+b");
+        fseek(f, place, SEEK_SET);
+        fputc(byte, f);
+        assert_int_equal(fclose(f), 0);
+    }
+    moe_model *m;
+    assert_int_equal(moe_model_open(dir(), &m, NULL), MOE_OK); /* all bits are back */
+    moe_model_close(m);
+}
+
 static void a_missing_file_of_the_directory_is_named(void **state)
 {
     (void)state;
@@ -340,6 +378,7 @@ int main(void)
         cmocka_unit_test(nan_and_infinity_are_found_in_any_weight),
         cmocka_unit_test(an_integer_weight_is_refused),
         cmocka_unit_test(a_truncated_file_is_refused_at_any_length),
+        cmocka_unit_test(flipped_bits_never_crash),
         cmocka_unit_test(a_missing_file_of_the_directory_is_named),
         cmocka_unit_test(nan_in_a_router_is_refused),
         cmocka_unit_test(neurons_must_be_a_permutation),
