@@ -63,7 +63,7 @@ static bool alloc_ints(cpu_backend *b, int32_t **out, size_t n)
 static bool create_thread_scratch(cpu_backend *b)
 {
     size_t floats = cpu_attention_floats(&b->shape);
-    floats = larger(floats, CPU_OUT_TOKENS * MOE_W2_PANEL);
+    floats = larger(floats, CPU_DENSE_TOKENS * MOE_W2_PANEL);
     floats = larger(floats, (size_t)b->shape.d_model);
     b->thread_floats = (floats + 1023) / 1024 * 1024 + 16; /* not a multiple of 4096 bytes */
     return alloc_floats(b, &b->thread_scratch, b->thread_floats * (size_t)b->n_threads);

@@ -9,14 +9,15 @@
 #include "engine/cpu/split.h"
 
 enum {
-    CPU_TASK_ROWS = 192,  /* most rows of one call of gemm */
+    CPU_TASK_ROWS = 192,      /* of a task of a linear layer */
     CPU_PLANE_EXPERTS = 4,    /* experts of a plane of dense hidden rows, see ffn.c */
-    CPU_PAIR_ROWS = 48,   /* rows of an expert that one task computes */
+    CPU_PAIR_ROWS = 48,       /* rows of an expert that one task computes */
     CPU_FFN_TOKENS = 512,     /* whose hidden rows fit the scratch with all experts */
     CPU_SPARSE_TOKENS = 2048, /* most tokens of a sparse block */
-    CPU_OUT_TOKENS = 128, /* tokens of an output tile of the FFN: 32 KB, in L1 */
-    CPU_ROUTER_ROWS = 256,
-    CPU_QUERY_ROWS = 24,  /* queries whose scores are kept at a time */
+    CPU_OUT_TOKENS = 128,     /* of an output tile of the sparse FFN: 32 KB, in L1 */
+    CPU_DENSE_TOKENS = 256,   /* of one of the dense FFN: each panel of w2 serves more */
+    CPU_ROUTER_ROWS = 256,    /* of a block of the router */
+    CPU_QUERY_ROWS = 24,      /* queries whose scores are kept at a time */
 };
 
 typedef struct {

@@ -40,8 +40,8 @@ static void out_task(void *ctx, int task, int thread)
     int first = cpu_part(j->n_tokens, j->token_parts, part);
     int n_rows = cpu_part(j->n_tokens, j->token_parts, part + 1) - first;
     float *tile = cpu_thread_scratch(j->b, thread);
-    const float *a[CPU_OUT_TOKENS], *hidden = j->b->hidden + (size_t)first * PLANE;
-    float *c[CPU_OUT_TOKENS];
+    const float *a[CPU_DENSE_TOKENS], *hidden = j->b->hidden + (size_t)first * PLANE;
+    float *c[CPU_DENSE_TOKENS];
     const float *w2[2][CPU_PLANE_EXPERTS]; /* of this plane and the next */
     int n = list_w2(w, 0, panel, w2[0]), n_next;
     ffn_tile_start(w, panel, n_rows, tile);
@@ -51,8 +51,9 @@ static void out_task(void *ctx, int task, int thread)
             c[i] = tile + i * MOE_W2_PANEL;
         }
         n_next = list_w2(w, plane + 1, panel, w2[(plane + 1) % 2]);
-        ffn_tile_add(j->b->kernels, n_rows, a, c, n, w2[plane % 2],
-                     n_next == n ? w2[(plane + 1) % 2] : NULL);
+        cpu_gemm g = ffn_tile_add(n_rows, a, c, n, w2[plane % 2]);
+        g.ahead = n_next == n ? w2[(plane + 1) % 2] : NULL;
+        j->b->kernels->gemm(&g);
         hidden += (size_t)j->n_tokens * PLANE;
     }
     ffn_tile_finish(w, panel, n_rows, tile, j->y + (size_t)first * (size_t)w->d);
@@ -69,7 +70,7 @@ void cpu_ffn_dense(cpu_backend *b, const moe_ffn *w, const float *x, int n_token
     });
     job j = {.b = b, .w = w, .n_tokens = n_tokens, .y = y};
     int n_panels = cpu_ceil(w->d, MOE_W2_PANEL);
-    j.token_parts = ffn_token_parts(b, n_tokens, n_panels);
+    j.token_parts = ffn_token_parts(b, n_tokens, n_panels, CPU_DENSE_TOKENS);
     pool_run(b->pool, out_task, &j, n_panels * j.token_parts);
 }
 

@@ -127,10 +127,15 @@ static void out_task(void *ctx, int task, int thread)
             a[i] = hidden + (size_t)i * MOE_EXPERT_SIZE;
             c[i] = tile + (size_t)(token[i] - first) * MOE_W2_PANEL;
         }
-        const float *w2 = ffn_w2_panel(w, e, panel), *next_w2 = NULL;
-        if (next < w->n_experts)
+        const float *w2 = ffn_w2_panel(w, e, panel), *next_w2;
+        cpu_gemm g = ffn_tile_add(n, a, c, 1, &w2);
+        if (next < w->n_experts) {
             next_w2 = ffn_w2_panel(w, next, panel);
-        ffn_tile_add(b->kernels, n, a, c, 1, &w2, next_w2 ? &next_w2 : NULL);
+            g.ahead = &next_w2;
+            g.ahead_a = b->hidden + (size_t)cut[next] * MOE_EXPERT_SIZE;
+            g.ahead_a_floats = (size_t)(cut_end[next] - cut[next]) * MOE_EXPERT_SIZE;
+        }
+        b->kernels->gemm(&g);
     }
     ffn_tile_finish(w, panel, n_rows, tile, j->y + (size_t)first * (size_t)w->d);
 }
@@ -142,7 +147,7 @@ void cpu_ffn_sparse(cpu_backend *b, const moe_ffn *w, const float *x, int n_toke
     job j = {.b = b, .w = w, .x = x, .n_tokens = n_tokens, .y = y};
     pool_run(b->pool, hidden_task, &j, plan_hidden(b, w->n_experts));
     int n_panels = cpu_ceil(w->d, MOE_W2_PANEL);
-    j.token_parts = ffn_token_parts(b, n_tokens, n_panels);
+    j.token_parts = ffn_token_parts(b, n_tokens, n_panels, CPU_OUT_TOKENS);
     plan_out(&j);
     pool_run(b->pool, out_task, &j, n_panels * j.token_parts);
 }

@@ -27,7 +27,8 @@ enum {
 };
 
 /* What the tiles of some panels share. Every column of a tile exists. Prefetching is
- * spread over a tile's steps: so many rows of the next blocks per four steps. */
+ * spread over a tile's steps, since a core can wait for some ten lines only: per
+ * four steps so many rows of the next blocks, and two lines of the next rows. */
 typedef struct {
     const cpu_gemm *g;
     size_t column;          /* of c and bias */
@@ -35,6 +36,7 @@ typedef struct {
     const float *const *ahead;
     size_t ahead_offset;
     int ahead_rows;
+    const float *ahead_a;
 } place;
 
 /* a [R], c [R], b [n_blocks]: as in cpu_gemm, from the tile's first row on. They
@@ -112,7 +114,7 @@ static ALWAYS_INLINE void tile(const float *const *a, float *const *c,
 {
     vec sum[TILE_ROWS][TILE_VECS];
     const cpu_gemm *g = at->g;
-    const float *held[HELD];
+    const float *held[HELD], *next_a = at->ahead_a;
     size_t ldb = (size_t)g->ldb, panel_stride = g->panel_stride, i = 0, end = 0;
     UNROLL for (int r = 0; r < R && r < HELD; r++)
         held[r] = a[r];
@@ -125,6 +127,11 @@ static ALWAYS_INLINE void tile(const float *const *a, float *const *c,
             for (int n = 0; next && n < at->ahead_rows; n++, next += ldb) {
                 _mm_prefetch((const char *)next, _MM_HINT_T1);
                 _mm_prefetch((const char *)(next + 16), _MM_HINT_T1);
+            }
+            if (next_a) {
+                _mm_prefetch((const char *)next_a, _MM_HINT_T0);
+                _mm_prefetch((const char *)(next_a + 16), _MM_HINT_T0);
+                next_a += 32;
             }
             UNROLL for (int step = 0; step < 4; step++, i++, b += ldb) {
                 FORGET(a);
@@ -207,10 +214,13 @@ static void gemm_panels(const cpu_gemm *g, int panel, int step, int n_tiles, boo
     /* The first four tiles share the k rows; with fewer, each has more. */
     at.ahead_rows = n_tiles == 1 ? 4 : n_tiles < 4 ? 2 : 1;
     int share = (g->k + 3) / 4 * at.ahead_rows;
+    size_t per_tile = (size_t)g->n_blocks * (size_t)(g->k / 4) * 32; /* of ahead_a */
     for (int i = 0, row = 0, end; i < n_tiles; i++, row = end) {
         end = cpu_part(g->m, n_tiles, i + 1);
         if (i * share >= g->k)
             at.ahead = NULL;
+        size_t seen = (size_t)(panel / step * n_tiles + i) * per_tile;
+        at.ahead_a = seen < g->ahead_a_floats ? g->ahead_a + seen : NULL;
         tiles[step][end - row](g->a + row, g->c + row, g->b, &at);
         at.ahead_offset += (size_t)share * (size_t)g->ldb;
     }
