@@ -27,18 +27,16 @@ dense=$("$moefy" eval $source --data $data --ratio 1 --json |
         grep -o '"accuracy": *[0-9.]*' | cut -d: -f2)
 echo "Dense: accuracy $dense"
 echo
-echo "| split | router | seconds | 0.5 | 0.25 | 0.2 | 0.125 |"
-echo "|---|---|---|---|---|---|---|"
+echo "| split | router | 0.5 | 0.25 | 0.2 | 0.125 |"
+echo "|---|---|---|---|---|---|"
 for split in coactivation clustering random; do
     for router in mlp similarity random; do
         out=$work/$split-$router
-        start=$(date +%s.%N)
         "$moefy" convert $source -o "$out" --calibrate $calibrate --split $split \
             --router $router >/dev/null
-        seconds=$(echo "$(date +%s.%N) $start" | awk '{printf "%.1f", $1 - $2}')
-        echo "| $split | $router | $seconds |$(evaluate "$out")"
+        echo "| $split | $router |$(evaluate "$out")"
     done
     for selection in oracle random frequency; do
-        echo "| $split | *$selection* | |$(evaluate "$work/$split-mlp" --selection $selection)"
+        echo "| $split | *$selection* |$(evaluate "$work/$split-mlp" --selection $selection)"
     done
 done
