@@ -27,15 +27,15 @@ enum {
 };
 
 /* What the tiles of some panels share. Every column of a tile exists. Prefetching is
- * spread over a tile's steps, since a core can wait for some ten lines only: per
- * four steps so many rows of the next blocks, and two lines of the next rows. */
+ * spread over all steps, since a core can wait for some ten lines only: after every
+ * four of them some rows of the next blocks, and two lines of the next rows. */
 typedef struct {
     const cpu_gemm *g;
     size_t column;          /* of c and bias */
     size_t offset;          /* of the panel in each block of b, in floats */
     const float *const *ahead;
     size_t ahead_offset;
-    int ahead_rows;
+    int ahead_rows, ahead_pause; /* rows at a time; groups of four steps between */
     const float *ahead_a;
 } place;
 
@@ -123,10 +123,14 @@ static ALWAYS_INLINE void tile(const float *const *a, float *const *c,
     for (int s = 0; s < g->n_blocks; s++) {
         const float *b = b_block[s] + at->offset;
         const float *next = at->ahead ? at->ahead[s] + at->ahead_offset : NULL;
+        int pause = 0;
         for (end += (size_t)g->k; i + 4 <= end;) {
-            for (int n = 0; next && n < at->ahead_rows; n++, next += ldb) {
-                _mm_prefetch((const char *)next, _MM_HINT_T1);
-                _mm_prefetch((const char *)(next + 16), _MM_HINT_T1);
+            if (next && pause-- == 0) {
+                for (int n = 0; n < at->ahead_rows; n++, next += ldb) {
+                    _mm_prefetch((const char *)next, _MM_HINT_T1);
+                    _mm_prefetch((const char *)(next + 16), _MM_HINT_T1);
+                }
+                pause = at->ahead_pause;
             }
             if (next_a) {
                 _mm_prefetch((const char *)next_a, _MM_HINT_T0);
@@ -211,9 +215,10 @@ static void gemm_panels(const cpu_gemm *g, int panel, int step, int n_tiles, boo
         at.ahead = g->b;
         at.ahead_offset = at.offset + (size_t)step * g->panel_stride;
     }
-    /* The first four tiles share the k rows; with fewer, each has more. */
+    /* The tiles share the k rows of the next blocks. */
     at.ahead_rows = n_tiles == 1 ? 4 : n_tiles < 4 ? 2 : 1;
-    int share = (g->k + 3) / 4 * at.ahead_rows;
+    at.ahead_pause = n_tiles < 4 ? 0 : n_tiles / 4 - 1;
+    int share = cpu_ceil(g->k / 4, at.ahead_pause + 1) * at.ahead_rows;
     size_t per_tile = (size_t)g->n_blocks * (size_t)(g->k / 4) * 32; /* of ahead_a */
     for (int i = 0, row = 0, end; i < n_tiles; i++, row = end) {
         end = cpu_part(g->m, n_tiles, i + 1);
