@@ -80,8 +80,8 @@ static bool tokenize_one(const request_state *r, int i, moe_tokens *out, problem
 {
     const request_input *in = &r->body.inputs[i];
     moe_text text = {
-        .text = in->text, .text_bytes = strlen(in->text),
-        .pair = in->pair, .pair_bytes = in->pair ? strlen(in->pair) : 0,
+        .text = in->text, .text_bytes = in->text_bytes,
+        .pair = in->pair, .pair_bytes = in->pair_bytes,
         .truncation = r->body.truncate ? MOE_TRUNCATE_LONGEST_FIRST : MOE_TRUNCATE_NEVER,
         .strict_utf8 = true,
     };
