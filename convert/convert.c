@@ -80,7 +80,7 @@ static moe_status converted_init(const moe_model *m, converted *out, moe_error *
 
 /* Arrays of the layer at work. */
 typedef struct {
-    layer l;
+    ffn_layer l;
     float *w1, *b1, *w2;  /* source order */
     float *mass;
     int64_t *fired;
@@ -122,7 +122,7 @@ static moe_status bench_init(bench *b, const moe_ffn *f, const capture *c,
     unpack_w1(f, b->w1);
     unpack_b1(f, b->b1);
     unpack_w2(f, b->w2);
-    b->l = (layer){.index = index, .d = f->d, .d_ff = f->d_ff, .n_experts = f->n_experts,
+    b->l = (ffn_layer){.index = index, .d = f->d, .d_ff = f->d_ff, .n_experts = f->n_experts,
                    .act = f->act, .w1 = b->w1, .b1 = b->b1, .n_tokens = c->n_tokens,
                    .cu_seqlens = c->cu_seqlens, .n_seqs = c->n_seqs, .seed = o->seed,
                    .workers = w};

@@ -12,7 +12,7 @@
 #include <string.h>
 
 #include "convert/jsonl.h"
-#include "convert/sha256.h"
+#include "engine/model/sha256.h"
 #include "convert/utf8.h"
 
 enum { MAX_COLUMNS = 64, FIRST_READ = 1 << 16 };

@@ -10,7 +10,7 @@
 #include "convert/interrupt.h"
 #include "convert/layer.h"
 
-int layer_capacity(const layer *l, int e)
+int layer_capacity(const ffn_layer *l, int e)
 {
     int left = l->d_ff - e * MOE_EXPERT_SIZE;
     return left < MOE_EXPERT_SIZE ? left : MOE_EXPERT_SIZE;
@@ -30,7 +30,7 @@ static float activate(moe_activation act, float z)
     }
 }
 
-void layer_hidden(const layer *l, const float *w1, const float *b1, const float *x,
+void layer_hidden(const ffn_layer *l, const float *w1, const float *b1, const float *x,
                   int n_rows, float *h)
 {
     for (int t = 0; t < n_rows; t++)
@@ -46,7 +46,7 @@ void layer_hidden(const layer *l, const float *w1, const float *b1, const float 
 }
 
 typedef struct {
-    const layer *l;
+    const ffn_layer *l;
     float *w1, *b1;  /* in the split's order, padding left out */
     float *hidden;   /* [workers][LAYER_TASK_ROWS, d_ff] */
     float *mass;
@@ -56,7 +56,7 @@ typedef struct {
 static void mass_task(void *ctx, int i, int worker)
 {
     const mass_job *job = ctx;
-    const layer *l = job->l;
+    const ffn_layer *l = job->l;
     const int first = i * LAYER_TASK_ROWS;
     const int rows = l->n_tokens - first < LAYER_TASK_ROWS ? l->n_tokens - first
                                                            : LAYER_TASK_ROWS;
@@ -80,7 +80,7 @@ static void mass_task(void *ctx, int i, int worker)
 }
 
 /* Only the last expert is padded, so the real neurons lie without gaps. */
-static void permute_first_linear(const layer *l, const int32_t *neurons, float *w1,
+static void permute_first_linear(const ffn_layer *l, const int32_t *neurons, float *w1,
                                  float *b1)
 {
     for (int i = 0; i < l->d_ff; i++) {
@@ -90,7 +90,7 @@ static void permute_first_linear(const layer *l, const int32_t *neurons, float *
     }
 }
 
-moe_status layer_expert_mass(const layer *l, const int32_t *neurons, float *mass,
+moe_status layer_expert_mass(const ffn_layer *l, const int32_t *neurons, float *mass,
                              int64_t *fired, moe_error *err)
 {
     const size_t d_ff = (size_t)l->d_ff;
@@ -122,7 +122,7 @@ moe_status layer_expert_mass(const layer *l, const int32_t *neurons, float *mass
     return status;
 }
 
-void layer_unit_rows(const layer *l, float *rows)
+void layer_unit_rows(const ffn_layer *l, float *rows)
 {
     for (int n = 0; n < l->d_ff; n++) {
         const float *from = l->w1 + (size_t)n * (size_t)l->d;
@@ -136,7 +136,7 @@ void layer_unit_rows(const layer *l, float *rows)
     }
 }
 
-void layer_expert_means(const layer *l, const int32_t *neurons, const float *rows,
+void layer_expert_means(const ffn_layer *l, const int32_t *neurons, const float *rows,
                         float *mean)
 {
     memset(mean, 0, (size_t)l->n_experts * (size_t)l->d * sizeof *mean);
@@ -154,7 +154,7 @@ void layer_expert_means(const layer *l, const int32_t *neurons, const float *row
     }
 }
 
-void layer_list_neurons(const layer *l, const int32_t *expert, int32_t *neurons)
+void layer_list_neurons(const ffn_layer *l, const int32_t *expert, int32_t *neurons)
 {
     /* Filled expert by expert: d_ff * n_experts steps, a millisecond. */
     int32_t *next = neurons;

@@ -1,6 +1,7 @@
 /* metis.c: a dense matrix to METIS's sparse graph, and its k-way partitioner
  * with the options of the authors' gpmetis: its defaults. */
 #include <metis.h>
+#include <signal.h>
 #include <stdlib.h>
 
 #include "convert/metis.h"
@@ -65,6 +66,25 @@ static moe_status build_graph(const float *weight, int n, float least, graph *g,
     return MOE_OK;
 }
 
+/* METIS's return code; found [n]: the parts. */
+static int cut_graph(graph *g, int n, int n_parts, uint64_t seed, idx_t *found)
+{
+    idx_t n_vertices = n, n_constraints = 1, parts = n_parts, cut = 0;
+    idx_t options[METIS_NOPTIONS];
+    METIS_SetDefaultOptions(options);
+    options[METIS_OPTION_SEED] = (idx_t)(seed & 0x7fffffff);
+    /* METIS takes SIGTERM for an error of its own; it has to wait. */
+    sigset_t term, former;
+    sigemptyset(&term);
+    sigaddset(&term, SIGTERM);
+    pthread_sigmask(SIG_BLOCK, &term, &former);
+    int code = METIS_PartGraphKway(&n_vertices, &n_constraints, g->xadj, g->adjncy, NULL,
+                                   NULL, g->adjwgt, &parts, NULL, NULL, options, &cut,
+                                   found);
+    pthread_sigmask(SIG_SETMASK, &former, NULL);
+    return code;
+}
+
 moe_status metis_partition(const float *weight, int n, int n_parts, float least,
                            uint64_t seed, int32_t *part, moe_error *err)
 {
@@ -79,21 +99,12 @@ moe_status metis_partition(const float *weight, int n, int n_parts, float least,
     moe_status status = build_graph(weight, n, least, &g, err);
     if (status == MOE_OK && !found)
         status = moe_fail(err, MOE_E_MEMORY, "no memory to partition %d neurons", n);
-    if (status == MOE_OK && g.xadj[n] == 0) {
-        for (int i = 0; i < n; i++)
-            part[i] = i % n_parts;
-    } else if (status == MOE_OK) {
-        idx_t n_vertices = n, n_constraints = 1, parts = n_parts, cut = 0;
-        idx_t options[METIS_NOPTIONS];
-        METIS_SetDefaultOptions(options);
-        options[METIS_OPTION_SEED] = (idx_t)(seed & 0x7fffffff);
-        int code = METIS_PartGraphKway(&n_vertices, &n_constraints, g.xadj, g.adjncy,
-                                       NULL, NULL, g.adjwgt, &parts, NULL, NULL,
-                                       options, &cut, found);
-        if (code == METIS_OK)
-            for (int i = 0; i < n; i++)
-                part[i] = (int32_t)found[i];
-        else
+    if (status == MOE_OK) {
+        const bool edges = g.xadj[n] > 0;
+        int code = edges ? cut_graph(&g, n, n_parts, seed, found) : METIS_OK;
+        for (int i = 0; code == METIS_OK && i < n; i++)
+            part[i] = edges ? (int32_t)found[i] : i % n_parts;
+        if (code != METIS_OK)
             status = moe_fail(err, code == METIS_ERROR_MEMORY ? MOE_E_MEMORY : MOE_E_LIMIT,
                               "METIS could not cut a graph of %d neurons into %d parts "
                               "(code %d)", n, n_parts, code);

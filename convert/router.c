@@ -47,7 +47,7 @@ moe_status router_rows_alloc(int n_linears, int n_inputs, int n_hidden, int n_ex
 moe_status router_random(const router_input *in, router_rows *out,
                          router_report *report, moe_error *err)
 {
-    const layer *l = in->l;
+    const ffn_layer *l = in->l;
     moe_status status = router_rows_alloc(1, l->d, 0, l->n_experts, out, err);
     if (status != MOE_OK)
         return status;
@@ -61,7 +61,7 @@ moe_status router_random(const router_input *in, router_rows *out,
 
 /* One sequence in ten, drawn from the seed: neighbouring tokens are too alike for
  * some to judge what was learnt from others. */
-void router_hold_out(const layer *l, int32_t *train, int *n_train, int32_t *held_out,
+void router_hold_out(const ffn_layer *l, int32_t *train, int *n_train, int32_t *held_out,
                      int *n_held_out)
 {
     rng r = rng_stream(l->seed, (uint64_t)l->index, 'h');
@@ -86,7 +86,7 @@ static void add_rows(float *y, const float *bias, int n_rows, int n)
         memcpy(y + (size_t)t * (size_t)n, bias, (size_t)n * sizeof *y);
 }
 
-void router_scores_of(const router_rows *r, const layer *l, const float *x, int n_rows,
+void router_scores_of(const router_rows *r, const ffn_layer *l, const float *x, int n_rows,
                       float *scratch, float *scores)
 {
     const int d = l->d, n = r->n_linears == 2 ? r->n_hidden : l->n_experts;
@@ -108,9 +108,16 @@ void router_scores_of(const router_rows *r, const layer *l, const float *x, int 
 
 void router_unit_row(const float *x, int d, float *y)
 {
-    float squares = 0;
-    for (int i = 0; i < d; i++)
-        squares += x[i] * x[i];
+    /* Eight sums, for the vector units: it runs for every token of every epoch. */
+    float part[8] = {0}, squares = 0;
+    int at = 0;
+    for (; at + 8 <= d; at += 8)
+        for (int i = 0; i < 8; i++)
+            part[i] += x[at + i] * x[at + i];
+    for (; at < d; at++)
+        part[0] += x[at] * x[at];
+    for (int i = 0; i < 8; i++)
+        squares += part[i];
     const float scale = squares > 0 ? 1 / sqrtf(squares) : 0;
     for (int i = 0; i < d; i++)
         y[i] = x[i] * scale;
@@ -146,7 +153,7 @@ static double mass_of_best(float *scores, const float *mass, int n, int k)
 static void captured_task(void *ctx, int i, int worker)
 {
     const capture_job *job = ctx;
-    const layer *l = job->in->l;
+    const ffn_layer *l = job->in->l;
     const size_t d = (size_t)l->d, experts = (size_t)l->n_experts;
     const int first = i * LAYER_TASK_ROWS;
     const int left = job->in->n_held_out - first;
@@ -176,7 +183,7 @@ static void captured_task(void *ctx, int i, int worker)
 moe_status router_captured(const router_input *in, const router_rows *r, double *share,
                            moe_error *err)
 {
-    const layer *l = in->l;
+    const ffn_layer *l = in->l;
     const int n_tasks = (in->n_held_out + LAYER_TASK_ROWS - 1) / LAYER_TASK_ROWS;
     const size_t hidden = r ? (size_t)r->n_hidden : 0;
     const long k = lround(0.2 * l->n_experts);

@@ -24,7 +24,7 @@ typedef struct {
 
 /* What a router is made from. */
 typedef struct {
-    const layer *l;
+    const ffn_layer *l;
     const int32_t *neurons; /* [n_experts * 32]: the split */
     const float *mass;      /* [n_tokens, n_experts]: layer_expert_mass */
     const int32_t *train, *held_out; /* tokens, from router_hold_out */
@@ -56,14 +56,14 @@ moe_status router_rows_alloc(int n_linears, int n_inputs, int n_hidden, int n_ex
 
 /* Splits the tokens 9:1 by whole sequences. train and held_out have room for
  * n_tokens each; a layer with a single sequence is held out and trained on. */
-void router_hold_out(const layer *l, int32_t *train, int *n_train, int32_t *held_out,
+void router_hold_out(const ffn_layer *l, int32_t *train, int *n_train, int32_t *held_out,
                      int *n_held_out);
 
 /* y = x / ||x||, rows of d; a zero vector stays zero. y may be x. */
 void router_unit_row(const float *x, int d, float *y);
 
 /* scores [n_rows, n_experts] of x [n_rows, d]; scratch [n_rows, d + n_hidden]. */
-void router_scores_of(const router_rows *r, const layer *l, const float *x, int n_rows,
+void router_scores_of(const router_rows *r, const ffn_layer *l, const float *x, int n_rows,
                       float *scratch, float *scores);
 
 /* The share of positive activation that the best 20% of the experts hold, over

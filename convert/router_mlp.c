@@ -43,7 +43,7 @@ static void piece_task(void *ctx, int i, int worker)
 {
     (void)worker;
     const trainer *t = ctx;
-    const layer *l = t->in->l;
+    const ffn_layer *l = t->in->l;
     const size_t d = (size_t)l->d, experts = (size_t)l->n_experts;
     const int first = i * PIECE;
     const int rows = t->n_tokens - first < PIECE ? t->n_tokens - first : PIECE;
@@ -78,7 +78,7 @@ static void train_batch(trainer *t, const int32_t *tokens, int n_tokens, int ste
 
 static void start_from_experts(trainer *t, float *unit)
 {
-    const layer *l = t->in->l;
+    const ffn_layer *l = t->in->l;
     const mlp_view p = mlp_parts(t->shape, t->params);
     layer_unit_rows(l, unit);
     layer_expert_means(l, t->in->neurons, unit, t->params);
@@ -89,7 +89,7 @@ static void start_from_experts(trainer *t, float *unit)
 
 static void find_largest(trainer *t)
 {
-    const layer *l = t->in->l;
+    const ffn_layer *l = t->in->l;
     for (int i = 0; i < l->n_tokens; i++) {
         const float *mass = t->in->mass + (size_t)i * (size_t)l->n_experts;
         t->largest[i] = 0;
@@ -140,7 +140,7 @@ static moe_status train(trainer *t, router_rows *out, router_report *report,
 
 static bool trainer_alloc(trainer *t)
 {
-    const layer *l = t->in->l;
+    const ffn_layer *l = t->in->l;
     const size_t experts = (size_t)l->n_experts;
     t->n_params = mlp_floats(t->shape);
     t->piece_floats = PIECE * ((size_t)l->d + 4 * experts);
@@ -171,7 +171,7 @@ static void trainer_free(trainer *t)
 moe_status router_mlp(const router_input *in, router_rows *out, router_report *report,
                       moe_error *err)
 {
-    const layer *l = in->l;
+    const ffn_layer *l = in->l;
     trainer t = {.in = in, .shape = {l->d, l->n_experts, l->n_experts}};
     float *unit = malloc((size_t)l->d_ff * (size_t)l->d * sizeof *unit);
     *report = (router_report){0, 0};

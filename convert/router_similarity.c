@@ -13,7 +13,7 @@
 moe_status router_similarity(const router_input *in, router_rows *out,
                              router_report *report, moe_error *err)
 {
-    const layer *l = in->l;
+    const ffn_layer *l = in->l;
     moe_status status = router_rows_alloc(1, l->d, 0, l->n_experts, out, err);
     if (status != MOE_OK)
         return status;

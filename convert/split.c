@@ -12,7 +12,7 @@ const split_kind split_kinds[] = {
     {NULL, NULL},
 };
 
-moe_status split_random(const layer *l, int32_t *expert, split_report *report,
+moe_status split_random(const ffn_layer *l, int32_t *expert, split_report *report,
                         moe_error *err)
 {
     *report = (split_report){NAN, NAN};

@@ -13,18 +13,18 @@ typedef struct {
 
 /* expert [d_ff]: out, the expert of each neuron; every expert gets exactly
  * layer_capacity neurons. */
-typedef moe_status (*split_fn)(const layer *l, int32_t *expert, split_report *report,
+typedef moe_status (*split_fn)(const ffn_layer *l, int32_t *expert, split_report *report,
                                moe_error *err);
 
 /* A permutation drawn from the seed: the control. */
-moe_status split_random(const layer *l, int32_t *expert, split_report *report,
+moe_status split_random(const ffn_layer *l, int32_t *expert, split_report *report,
                         moe_error *err);
 /* Balanced k-means on the rows of W1, brought to length one. */
-moe_status split_clustering(const layer *l, int32_t *expert, split_report *report,
+moe_status split_clustering(const ffn_layer *l, int32_t *expert, split_report *report,
                             moe_error *err);
 /* Neurons that fire together: the graph of sum_x h_n h_m, cut by METIS. Neurons
  * that never fire share the last experts. */
-moe_status split_coactivation(const layer *l, int32_t *expert, split_report *report,
+moe_status split_coactivation(const ffn_layer *l, int32_t *expert, split_report *report,
                               moe_error *err);
 
 typedef struct {

@@ -20,7 +20,7 @@
 enum { N_STARTS = 8, MAX_ROUNDS = 60 };
 
 typedef struct {
-    const layer *l;
+    const ffn_layer *l;
     const float *rows;      /* [d_ff, d], unit length */
     int *capacity;          /* [n_experts] */
     int32_t *expert;        /* [N_STARTS, d_ff] */
@@ -71,7 +71,7 @@ static int draw_row(const double *nearest, int n, rng *r)
 /* k-means++: each next centre is a row far from those before it. */
 static void choose_centres(const job_data *job, rng *r, scratch *s)
 {
-    const layer *l = job->l;
+    const ffn_layer *l = job->l;
     const size_t d = (size_t)l->d;
     for (int n = 0; n < l->d_ff; n++)
         s->nearest[n] = 1;
@@ -91,7 +91,7 @@ static void choose_centres(const job_data *job, rng *r, scratch *s)
  * without the part that is the row's own. */
 static void measure(const job_data *job, scratch *s)
 {
-    const layer *l = job->l;
+    const ffn_layer *l = job->l;
     blas_nt(l->d_ff, l->n_experts, l->d, job->rows, l->d, s->centre, l->d, 0,
             s->affinity, l->n_experts);
     for (int e = 0; e < l->n_experts; e++) {
@@ -108,7 +108,7 @@ static void measure(const job_data *job, scratch *s)
 
 static void move_centres(const job_data *job, const int32_t *expert, scratch *s)
 {
-    const layer *l = job->l;
+    const ffn_layer *l = job->l;
     const size_t d = (size_t)l->d;
     memset(s->centre, 0, (size_t)l->n_experts * d * sizeof *s->centre);
     for (int n = 0; n < l->d_ff; n++) {
@@ -124,7 +124,7 @@ static void move_centres(const job_data *job, const int32_t *expert, scratch *s)
 
 static double inertia_of(const job_data *job, const int32_t *expert, const scratch *s)
 {
-    const layer *l = job->l;
+    const ffn_layer *l = job->l;
     double sum = 0;
     for (int n = 0; n < l->d_ff; n++)
         sum += distance2(job->rows + (size_t)n * (size_t)l->d,
@@ -135,7 +135,7 @@ static double inertia_of(const job_data *job, const int32_t *expert, const scrat
 static moe_status run_rounds(const job_data *job, int32_t *expert, scratch *s,
                              moe_error *err)
 {
-    const layer *l = job->l;
+    const ffn_layer *l = job->l;
     for (int round = 0; round < MAX_ROUNDS; round++) {
         memcpy(s->expert, expert, (size_t)l->d_ff * sizeof *expert);
         measure(job, s);
@@ -156,7 +156,7 @@ static void start_task(void *ctx, int i, int worker)
 {
     (void)worker;
     job_data *job = ctx;
-    const layer *l = job->l;
+    const ffn_layer *l = job->l;
     const size_t d_ff = (size_t)l->d_ff, n_experts = (size_t)l->n_experts;
     scratch s = {
         .centre = malloc(n_experts * (size_t)l->d * sizeof(float)),
@@ -197,7 +197,7 @@ static moe_status best_start(const job_data *job, int *best, moe_error *err)
     return MOE_OK;
 }
 
-moe_status split_clustering(const layer *l, int32_t *expert, split_report *report,
+moe_status split_clustering(const ffn_layer *l, int32_t *expert, split_report *report,
                             moe_error *err)
 {
     const size_t d_ff = (size_t)l->d_ff;

@@ -28,7 +28,7 @@ enum { CHUNK_TOKENS = 4096, TILE = 256 };
 /* ---- 1. the co-activation matrix ---------------------------------------- */
 
 typedef struct {
-    const layer *l;
+    const ffn_layer *l;
     float *h;     /* [CHUNK_TOKENS, d_ff] */
     float *a;     /* [d_ff, d_ff], lower half until mirrored */
     int first, n_rows;
@@ -44,7 +44,7 @@ static void hidden_task(void *ctx, int i, int worker)
 {
     (void)worker;
     const gram_job *job = ctx;
-    const layer *l = job->l;
+    const ffn_layer *l = job->l;
     const int at = i * LAYER_TASK_ROWS;
     layer_hidden(l, l->w1, l->b1, l->x + (size_t)(job->first + at) * (size_t)l->d,
                  min_int(LAYER_TASK_ROWS, job->n_rows - at),
@@ -77,7 +77,7 @@ static void mirror(float *a, int n)
             a[j * (size_t)n + i] = a[i * (size_t)n + j];
 }
 
-static moe_status coactivations(const layer *l, float *a, moe_error *err)
+static moe_status coactivations(const ffn_layer *l, float *a, moe_error *err)
 {
     gram_job job = {.l = l, .a = a, .n_tiles = (l->d_ff + TILE - 1) / TILE};
     job.h = malloc((size_t)CHUNK_TOKENS * (size_t)l->d_ff * sizeof *job.h);
@@ -250,7 +250,7 @@ static void smallest_part_last(int32_t *part, int n, int n_parts, int *size)
 
 /* part [n_live]: experts [0, ceil(n_live / 32)) for the live neurons, all full but
  * the last. */
-static moe_status cut_live(const layer *l, const float *sub, int n_live, float least,
+static moe_status cut_live(const ffn_layer *l, const float *sub, int n_live, float least,
                            int32_t *part, moe_error *err)
 {
     const int n_parts = (n_live + MOE_EXPERT_SIZE - 1) / MOE_EXPERT_SIZE;
@@ -271,7 +271,7 @@ static moe_status cut_live(const layer *l, const float *sub, int n_live, float l
 }
 
 /* Neurons without an expert (-1) into the places left, in order. */
-static void place_dead(const layer *l, int n_live, int32_t *expert)
+static void place_dead(const ffn_layer *l, int n_live, int32_t *expert)
 {
     int place = n_live;
     for (int n = 0; n < l->d_ff; n++)
@@ -291,7 +291,7 @@ static double cut_share(const float *a, int n, const int32_t *expert)
     return all > 0 ? cut / all : 0;
 }
 
-static moe_status split_by(const layer *l, const float *a, int32_t *expert,
+static moe_status split_by(const ffn_layer *l, const float *a, int32_t *expert,
                            moe_error *err)
 {
     const size_t d_ff = (size_t)l->d_ff;
@@ -329,7 +329,7 @@ done:
     return status;
 }
 
-moe_status split_coactivation(const layer *l, int32_t *expert, split_report *report,
+moe_status split_coactivation(const ffn_layer *l, int32_t *expert, split_report *report,
                               moe_error *err)
 {
     float *a = calloc((size_t)l->d_ff * (size_t)l->d_ff, sizeof *a);

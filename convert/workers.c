@@ -4,6 +4,7 @@
  * A run is announced by raising `generation`; the last thread to run out of
  * tasks wakes the caller. */
 #include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 
@@ -60,10 +61,16 @@ static bool start_thread(workers *w, int index)
     if (!seat)
         return false;
     *seat = (struct seat){w, index};
-    if (pthread_create(&w->threads[index], NULL, thread_main, seat) == 0)
-        return true;
-    free(seat);
-    return false;
+    /* Signals are for the thread that called: METIS traps some while it works and
+     * jumps back in whichever thread got them. */
+    sigset_t all, former;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &former);
+    int code = pthread_create(&w->threads[index], NULL, thread_main, seat);
+    pthread_sigmask(SIG_SETMASK, &former, NULL);
+    if (code != 0)
+        free(seat);
+    return code == 0;
 }
 
 moe_status workers_create(int n_threads, workers **out, moe_error *err)

@@ -10,6 +10,7 @@
 #include "convert/card.h"
 #include "convert/write.h"
 #include "engine/model/moefied.h"
+#include "engine/model/sha256.h"
 #include "engine/model/tokenizer_files.h"
 
 enum { MAX_CONFIG_BYTES = 16 << 20 };

@@ -206,6 +206,31 @@ static void on_completed(void *ctx, struct MHD_Connection *c, void **state,
         s->active--;
 }
 
+static int hex_digit(char c)
+{
+    return c >= '0' && c <= '9' ? c - '0' : (c | 32) >= 'a' && (c | 32) <= 'f' ? (c | 32) - 'a' + 10 : -1;
+}
+
+/* Percent-decoding in place, except %00: a decoded NUL would end the path and
+ * let "/%00..." pass for "/". */
+static size_t unescape(void *ctx, struct MHD_Connection *c, char *s)
+{
+    char *to = s;
+    (void)ctx, (void)c;
+    for (const char *from = s; *from; from++) {
+        int high = *from == '%' ? hex_digit(from[1]) : -1;
+        int low = high >= 0 ? hex_digit(from[2]) : -1;
+        if (low >= 0 && high + low > 0) {
+            *to++ = (char)(high * 16 + low);
+            from += 2;
+        } else {
+            *to++ = *from;
+        }
+    }
+    *to = '\0';
+    return (size_t)(to - s);
+}
+
 static void on_connection(void *ctx, struct MHD_Connection *c, void **state,
                           enum MHD_ConnectionNotificationCode code)
 {
@@ -252,6 +277,7 @@ moe_status http_start(http_server *s, moe_error *err)
         MHD_OPTION_CONNECTION_LIMIT, (unsigned)s->o.max_connections,
         MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)s->o.idle_seconds,
         MHD_OPTION_CONNECTION_MEMORY_LIMIT, s->o.header_bytes,
+        MHD_OPTION_UNESCAPE_CALLBACK, unescape, NULL,
         MHD_OPTION_NOTIFY_COMPLETED, on_completed, s,
         MHD_OPTION_NOTIFY_CONNECTION, on_connection, s,
         MHD_OPTION_END);

@@ -80,17 +80,21 @@ static bool tokenize_one(const request_state *r, int i, moe_tokens *out, problem
 {
     const request_input *in = &r->body.inputs[i];
     moe_text text = {
-        .text = in->text, .text_bytes = strlen(in->text),
-        .pair = in->pair, .pair_bytes = in->pair ? strlen(in->pair) : 0,
+        .text = in->text, .text_bytes = in->text_bytes,
+        .pair = in->pair, .pair_bytes = in->pair_bytes,
         .truncation = r->body.truncate ? MOE_TRUNCATE_LONGEST_FIRST : MOE_TRUNCATE_NEVER,
         .strict_utf8 = true,
     };
     char place[40];
     moe_error err = {0};
     moe_status status = moe_tokenize(r->model->model, &text, out, &err);
+    input_place(r, i, place);
+    /* Refused rather than cut at the wrong end. */
+    if (status == MOE_OK && r->body.truncate_left && out->n_truncated > 0)
+        return problem_set(p, 422, "too_long", "%s%d tokens too many, and only the right end of a "
+                           "text can be cut", place, out->n_truncated);
     if (status == MOE_OK)
         return true;
-    input_place(r, i, place);
     if (status == MOE_E_LIMIT)
         return problem_set(p, 422, "too_long", "%s%s", place, err.message);
     if (status == MOE_E_ARGUMENT)

@@ -22,7 +22,10 @@ jnode_kind jnode_type(const jnode *node);
 /* "a string", "an object": for messages. */
 const char *jnode_type_name(const jnode *node);
 const char *jnode_key(const jnode *member);   /* of an object's member */
-const char *jnode_string(const jnode *node);  /* JNODE_STRING; lives with the tree */
+/* JNODE_STRING; lives with the tree. With allow_nul it may hold NULs: then
+ * jnode_length, its bytes, says where it ends. */
+const char *jnode_string(const jnode *node);
+size_t jnode_length(const jnode *node);
 double jnode_number(const jnode *node);       /* JNODE_NUMBER */
 bool jnode_bool(const jnode *node);           /* JNODE_BOOL */
 /* Children of an array or object in order; NULL after the last. */

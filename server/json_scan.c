@@ -95,7 +95,7 @@ static bool scan_escape(scanner *c)
     if (unit < 0)
         return fault(c, JSON_MALFORMED, start, "expected four hex digits after \\u");
     c->at += 4;
-    if (unit == 0)
+    if (unit == 0 && !c->limits->allow_nul)
         return fault(c, JSON_REFUSED, start, "\\u0000 is not allowed in a string");
     if (unit >= 0xdc00 && unit <= 0xdfff)
         return fault(c, JSON_MALFORMED, start, "lone surrogate in a string");
@@ -242,7 +242,7 @@ static bool scan_value(scanner *c)
     if (++c->values > c->limits->max_values) {
         char text[96];
         snprintf(text, sizeof text, "more than %d values", c->limits->max_values);
-        return fault(c, JSON_REFUSED, c->at, text);
+        return fault(c, JSON_TOO_MANY, c->at, text);
     }
     unsigned char byte = c->s[c->at];
     bool fine = byte == '{' ? scan_container(c, '}')

@@ -6,17 +6,20 @@
 #ifndef SERVER_JSON_SCAN_H
 #define SERVER_JSON_SCAN_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 typedef struct {
     int max_depth;  /* arrays and objects within one another */
     int max_values; /* scalars, arrays and objects, keys not counted */
+    bool allow_nul; /* \u0000 in a string: the reader must go by lengths */
 } json_limits;
 
 typedef enum {
     JSON_FINE,
     JSON_MALFORMED, /* not JSON, not UTF-8, or nested too deep */
-    JSON_REFUSED,   /* a value that no request may hold: NaN, \u0000, too many */
+    JSON_REFUSED,   /* a value that is not taken: NaN, \u0000 */
+    JSON_TOO_MANY,  /* over max_values */
     JSON_NO_MEMORY,
 } json_verdict;
 

@@ -35,12 +35,23 @@ static bool wrong(problem *p, const char *key, const char *expected, const jnode
 
 /* ---- inputs ----------------------------------------------------------- */
 
+static void set_text(request_input *in, const jnode *string)
+{
+    in->text = jnode_string(string);
+    in->text_bytes = jnode_length(string);
+}
+
+static void set_pair(request_input *in, const jnode *string)
+{
+    in->pair = jnode_string(string);
+    in->pair_bytes = jnode_length(string);
+}
+
 /* {"text", "text_pair"?} */
 static bool read_object_input(const jnode *node, request_input *in, problem *p)
 {
     for (const jnode *m = jnode_first(node); m; m = jnode_next(m)) {
         bool pair = strcmp(jnode_key(m), "text_pair") == 0;
-        const char **to = pair ? &in->pair : &in->text;
         if (!pair && strcmp(jnode_key(m), "text") != 0)
             return problem_set(p, 422, "unknown_key", "inputs: unknown key '%.60s', expected "
                                "text and text_pair", jnode_key(m));
@@ -48,9 +59,9 @@ static bool read_object_input(const jnode *node, request_input *in, problem *p)
             continue;
         if (jnode_type(m) != JNODE_STRING)
             return wrong(p, pair ? "inputs: text_pair" : "inputs: text", "a string", m);
-        if (*to)
+        if (pair ? in->pair : in->text)
             return problem_set(p, 422, "duplicate_key", "inputs: '%s' comes twice", jnode_key(m));
-        *to = jnode_string(m);
+        (pair ? set_pair : set_text)(in, m);
     }
     return in->text || problem_set(p, 422, "invalid_value", "inputs: an object without text");
 }
@@ -62,7 +73,7 @@ static bool read_classify_input(const jnode *node, request_input *in, problem *p
         return read_object_input(node, in, p);
     if (jnode_type(node) != JNODE_STRING)
         return wrong(p, "inputs", "a string, an object or a list of them", node);
-    in->text = jnode_string(node);
+    set_text(in, node);
     return true;
 }
 
@@ -76,7 +87,7 @@ static bool read_predict_input(const jnode *node, request_input *in, problem *p)
         if (jnode_type(s) != JNODE_STRING)
             return wrong(p, "inputs", "a string", s);
         if (n < 2)
-            *(n == 0 ? &in->text : &in->pair) = jnode_string(s);
+            (n == 0 ? set_text : set_pair)(in, s);
     }
     if (n != 1 && n != 2)
         return problem_set(p, 422, "invalid_value", "inputs: expected one string or a pair, "
@@ -172,17 +183,23 @@ static bool set_bool(const char *key, bool *to, const jnode *v, problem *p)
     return true;
 }
 
+/* A string that is a name, not a text: a NUL would cut it. */
+static bool is_name(const jnode *v)
+{
+    return jnode_type(v) == JNODE_STRING && strlen(jnode_string(v)) == jnode_length(v);
+}
+
 static bool set_model(inference_request *r, const jnode *v, problem *p)
 {
-    if (jnode_type(v) != JNODE_STRING)
-        return wrong(p, "model", "a string", v);
+    if (!is_name(v))
+        return wrong(p, "model", "a string without NUL", v);
     r->model = jnode_string(v);
     return true;
 }
 
 static bool set_direction(inference_request *r, const jnode *v, problem *p)
 {
-    if (jnode_type(v) != JNODE_STRING)
+    if (!is_name(v))
         return wrong(p, "truncation_direction", "'right' or 'left'", v);
     const char *s = jnode_string(v);
     r->truncate_left = strcasecmp(s, "left") == 0;
@@ -237,7 +254,7 @@ static bool parse_tree(const char *body, size_t n, const request_limits *limits,
                        problem *p)
 {
     /* An input is at most a list or object and two strings. */
-    json_limits bounds = {limits->max_depth, 64 + 4 * limits->max_inputs};
+    json_limits bounds = {limits->max_depth, 64 + 4 * limits->max_inputs, .allow_nul = true};
     json_fault fault;
     switch (jnode_parse(body, n, &bounds, tree, &fault)) {
     case JSON_FINE: return true;
@@ -245,6 +262,9 @@ static bool parse_tree(const char *body, size_t n, const request_limits *limits,
         return problem_set(p, 400, "malformed_json", "byte %zu: %s", fault.byte, fault.message);
     case JSON_REFUSED:
         return problem_set(p, 422, "invalid_value", "byte %zu: %s", fault.byte, fault.message);
+    case JSON_TOO_MANY:
+        return problem_set(p, 422, "too_many_inputs", "byte %zu: %s; at most %d inputs in a "
+                           "request", fault.byte, fault.message, limits->max_inputs);
     default: return problem_set(p, 500, "internal", "out of memory");
     }
 }

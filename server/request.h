@@ -19,6 +19,7 @@ bool problem_set(problem *p, int status, const char *type, const char *format, .
 
 typedef struct {
     const char *text, *pair; /* pair NULL: a single text; of the tree */
+    size_t text_bytes, pair_bytes; /* they may hold NULs */
 } request_input;
 
 typedef struct {

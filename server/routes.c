@@ -229,11 +229,12 @@ static void on_too_large(void *ctx, http_exchange *x)
     answer_problem(s, x, &p);
 }
 
-static void write_log(const server *s, const http_exchange *x, const request_state *r, int64_t ns)
+static void write_log(const server *s, const http_exchange *x, const request_state *r, int status,
+                      int64_t ns)
 {
     log_request line = {
         .id = r->id, .method = http_method(x), .path = http_path(x),
-        .status = http_status(x), .total_ns = ns,
+        .status = status, .total_ns = ns,
     };
     if (r->inferred) {
         line.model = r->model->name;
@@ -251,10 +252,12 @@ static void on_finished(void *ctx, http_exchange *x)
     server *s = ctx;
     request_state *r = http_state(x);
     int64_t ns = clock_ns() - http_begun_ns(x);
-    server_stats_count(&s->stats, r ? r->route : ROUTE_OTHER, http_status(x), ns);
+    /* Without an answer the peer was gone before there was one. */
+    int status = http_status(x) ? http_status(x) : 499;
+    server_stats_count(&s->stats, r ? r->route : ROUTE_OTHER, status, ns);
     if (!r)
         return;
-    write_log(s, x, r, ns);
+    write_log(s, x, r, status, ns);
     request_free(&r->body);
     job_free(r->job);
     free(r);

@@ -63,7 +63,7 @@ static bool alloc_ints(cpu_backend *b, int32_t **out, size_t n)
 static bool create_thread_scratch(cpu_backend *b)
 {
     size_t floats = cpu_attention_floats(&b->shape);
-    floats = larger(floats, CPU_OUT_TOKENS * MOE_W2_PANEL);
+    floats = larger(floats, CPU_DENSE_TOKENS * MOE_W2_PANEL);
     floats = larger(floats, (size_t)b->shape.d_model);
     b->thread_floats = (floats + 1023) / 1024 * 1024 + 16; /* not a multiple of 4096 bytes */
     return alloc_floats(b, &b->thread_scratch, b->thread_floats * (size_t)b->n_threads);
@@ -78,7 +78,9 @@ static bool create_ffn_scratch(cpu_backend *b)
     size_t tasks = b->max_pairs / CPU_PAIR_ROWS + experts + 1;
     /* Enough parts for one row each, of a block too small for larger ones. */
     size_t cuts = larger(CPU_OUT_TOKENS, sparse / 16) + 1;
-    return alloc_floats(b, &b->hidden, tokens * cpu_hidden_stride(b->shape.n_experts)) &&
+    /* Dense planes are whole, so experts count up to a multiple of four. */
+    size_t hidden = tokens * (experts + CPU_PLANE_EXPERTS - 1) * MOE_EXPERT_SIZE;
+    return alloc_floats(b, &b->hidden, hidden) &&
            alloc_ints(b, &b->row, b->max_pairs) &&
            alloc_ints(b, &b->row_bound, experts + 1) &&
            alloc_ints(b, &b->cut, cuts * experts) &&

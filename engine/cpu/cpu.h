@@ -6,15 +6,18 @@
 #include "engine/backend.h"
 #include "engine/cpu/kernels.h"
 #include "engine/cpu/pool.h"
+#include "engine/cpu/split.h"
 
 enum {
-    CPU_TASK_ROWS = 192,  /* most rows of one call of gemm */
-    CPU_PAIR_ROWS = 48,   /* rows of an expert that one task computes */
+    CPU_TASK_ROWS = 192,      /* of a task of a linear layer */
+    CPU_PLANE_EXPERTS = 4,    /* experts of a plane of dense hidden rows, see ffn.c */
+    CPU_PAIR_ROWS = 48,       /* rows of an expert that one task computes */
     CPU_FFN_TOKENS = 512,     /* whose hidden rows fit the scratch with all experts */
     CPU_SPARSE_TOKENS = 2048, /* most tokens of a sparse block */
-    CPU_OUT_TOKENS = 128, /* tokens of an output tile of the FFN: 32 KB, in L1 */
-    CPU_ROUTER_ROWS = 256,
-    CPU_QUERY_ROWS = 24,  /* queries whose scores are kept at a time */
+    CPU_OUT_TOKENS = 128,     /* of an output tile of the sparse FFN: 32 KB, in L1 */
+    CPU_DENSE_TOKENS = 256,   /* of one of the dense FFN: each panel of w2 serves more */
+    CPU_ROUTER_ROWS = 256,    /* of a block of the router */
+    CPU_QUERY_ROWS = 24,      /* queries whose scores are kept at a time */
 };
 
 typedef struct {
@@ -29,8 +32,8 @@ typedef struct {
     size_t thread_floats;
 
     /* FFN, for a block of tokens with at most max_pairs (token, expert) pairs. */
-    size_t max_pairs, hidden_floats;
-    float *hidden;        /* [pairs][32], or dense [tokens][ffn_stride()] */
+    size_t max_pairs;
+    float *hidden;        /* [pairs][32], or dense planes [tokens][128] */
     int32_t *row;         /* [max_pairs] token of each pair */
     int32_t *row_bound;   /* [n_experts + 1] */
     int32_t *cut;         /* [cuts + 1][n_experts]: see ffn_sparse.c */
@@ -47,18 +50,6 @@ void *cpu_alloc(moe_backend *b, size_t bytes);
 float *cpu_thread_scratch(const cpu_backend *b, int thread);
 /* Floats of a thread's scratch that an operation wants. */
 size_t cpu_attention_floats(const moe_backend_shape *s);
-/* Floats between a dense token's hidden rows. */
-size_t cpu_hidden_stride(int n_experts);
-
-/* Part i of n things in `parts` parts whose sizes differ by one at most. */
-static inline int cpu_part(int n, int parts, int i)
-{
-    return (int)((int64_t)n * i / parts);
-}
-static inline int cpu_ceil(int n, int size)
-{
-    return (n + size - 1) / size;
-}
 
 /* y = act(x W + b) for rows at the given strides; linear.c. */
 typedef struct {
@@ -69,6 +60,8 @@ typedef struct {
     moe_activation act;
     float *y;
     size_t ldy;
+    int plane_panels;    /* where not 0, so many panels of every row of y stand */
+    size_t plane_stride; /* together, and the next ones plane_stride floats on */
 } cpu_product;
 void cpu_product_run(cpu_backend *b, const cpu_product *p);
 

@@ -1,9 +1,11 @@
 /* ffn.c: the feed-forward network with all experts. Tokens go in blocks, so that
  * the hidden rows of a block fit the scratch, whatever the batch. Per block:
  *
- *   1. hidden[t, 32 e ..] = act(x[t] w1_e + b1_e): a product like any other;
+ *   1. hidden = act(x w1 + b1): a product like any other. Its columns stand in
+ *      planes [tokens][128] of four experts each, so that a step of 2. reads one
+ *      stretch of memory;
  *   2. tasks own (64 output columns) x (some tokens): an output tile starts from
- *      b2 and takes in the experts in ascending order, four at a time, whose
+ *      b2 and takes in the experts in ascending order, a plane at a time, whose
  *      32 KB of w2 stay in L1 while the tile's rows pass.
  *
  * ffn_sparse.c adds the same products in the same order. */
@@ -12,21 +14,22 @@
 #include "engine/cpu/cpu.h"
 #include "engine/cpu/ffn_tile.h"
 
-enum { EXPERTS_AT_ONCE = 4, TASKS_PER_THREAD = 3 };
-
 typedef struct {
     cpu_backend *b;
     const moe_ffn *w;
     int n_tokens, token_parts;
-    size_t stride; /* of hidden rows */
     float *y;
 } job;
 
-size_t cpu_hidden_stride(int n_experts)
+enum { PLANE = CPU_PLANE_EXPERTS * MOE_EXPERT_SIZE }; /* columns */
+
+/* w2 of a plane's experts; returns how many there are, 0 past the last plane. */
+static int list_w2(const moe_ffn *w, int plane, int panel, const float **w2)
 {
-    /* Rows a multiple of 4096 bytes apart would share the same few sets of the
-     * cache: 64 bytes more spread them. */
-    return (size_t)n_experts * MOE_EXPERT_SIZE + 16;
+    int first = plane * CPU_PLANE_EXPERTS, n = 0;
+    for (; n < CPU_PLANE_EXPERTS && first + n < w->n_experts; n++)
+        w2[n] = ffn_w2_panel(w, first + n, panel);
+    return n;
 }
 
 static void out_task(void *ctx, int task, int thread)
@@ -37,20 +40,21 @@ static void out_task(void *ctx, int task, int thread)
     int first = cpu_part(j->n_tokens, j->token_parts, part);
     int n_rows = cpu_part(j->n_tokens, j->token_parts, part + 1) - first;
     float *tile = cpu_thread_scratch(j->b, thread);
-    const float *a[CPU_OUT_TOKENS];
-    float *c[CPU_OUT_TOKENS];
+    const float *a[CPU_DENSE_TOKENS], *hidden = j->b->hidden + (size_t)first * PLANE;
+    float *c[CPU_DENSE_TOKENS];
+    const float *w2[2][CPU_PLANE_EXPERTS]; /* of this plane and the next */
+    int n = list_w2(w, 0, panel, w2[0]), n_next;
     ffn_tile_start(w, panel, n_rows, tile);
-    for (int e = 0; e < w->n_experts; e += EXPERTS_AT_ONCE) {
-        const float *w2[EXPERTS_AT_ONCE];
-        int n = w->n_experts - e < EXPERTS_AT_ONCE ? w->n_experts - e : EXPERTS_AT_ONCE;
-        for (int i = 0; i < n; i++)
-            w2[i] = ffn_w2_panel(w, e + i, panel);
+    for (int plane = 0; n > 0; plane++, n = n_next) {
         for (int i = 0; i < n_rows; i++) {
-            a[i] = j->b->hidden + (size_t)(first + i) * j->stride +
-                   (size_t)e * MOE_EXPERT_SIZE;
+            a[i] = hidden + (size_t)i * PLANE;
             c[i] = tile + i * MOE_W2_PANEL;
         }
-        ffn_tile_add(j->b->kernels, n_rows, a, c, n, w2, NULL);
+        n_next = list_w2(w, plane + 1, panel, w2[(plane + 1) % 2]);
+        cpu_gemm g = ffn_tile_add(n_rows, a, c, n, w2[plane % 2]);
+        g.ahead = n_next == n ? w2[(plane + 1) % 2] : NULL;
+        j->b->kernels->gemm(&g);
+        hidden += (size_t)j->n_tokens * PLANE;
     }
     ffn_tile_finish(w, panel, n_rows, tile, j->y + (size_t)first * (size_t)w->d);
 }
@@ -58,15 +62,15 @@ static void out_task(void *ctx, int task, int thread)
 void cpu_ffn_dense(cpu_backend *b, const moe_ffn *w, const float *x, int n_tokens,
                    float *y)
 {
-    size_t stride = cpu_hidden_stride(w->n_experts);
     cpu_product_run(b, &(cpu_product){
         .x = x, .ldx = (size_t)w->d, .n_rows = n_tokens, .k = w->d,
         .n = w->n_experts * MOE_EXPERT_SIZE, .w = w->w1, .bias = w->b1, .act = w->act,
-        .y = b->hidden, .ldy = stride,
+        .y = b->hidden, .ldy = PLANE,
+        .plane_panels = CPU_PLANE_EXPERTS, .plane_stride = (size_t)n_tokens * PLANE,
     });
-    job j = {.b = b, .w = w, .n_tokens = n_tokens, .stride = stride, .y = y};
+    job j = {.b = b, .w = w, .n_tokens = n_tokens, .y = y};
     int n_panels = cpu_ceil(w->d, MOE_W2_PANEL);
-    j.token_parts = ffn_token_parts(b, n_tokens, n_panels);
+    j.token_parts = ffn_token_parts(b, n_tokens, n_panels, CPU_DENSE_TOKENS);
     pool_run(b->pool, out_task, &j, n_panels * j.token_parts);
 }
 

@@ -54,9 +54,11 @@ static void hidden_task(void *ctx, int task, int thread)
     const float *w1 = w1_of(w, e), *next_w1 = changes ? w1_of(w, next) : NULL;
     const float *a[CPU_PAIR_ROWS];
     float *c[CPU_PAIR_ROWS];
+    float *hidden = b->hidden + (size_t)first * MOE_EXPERT_SIZE;
+    const int32_t *token = b->row + first;
     for (int i = 0; i < n_rows; i++) {
-        a[i] = j->x + (size_t)b->row[first + i] * (size_t)w->d;
-        c[i] = b->hidden + (size_t)(first + i) * MOE_EXPERT_SIZE;
+        a[i] = j->x + (size_t)token[i] * (size_t)w->d;
+        c[i] = hidden + (size_t)i * MOE_EXPERT_SIZE;
     }
     b->kernels->gemm(&(cpu_gemm){
         .m = n_rows, .n = MOE_EXPERT_SIZE, .k = w->d, .a = a, .c = c,
@@ -119,14 +121,21 @@ static void out_task(void *ctx, int task, int thread)
     for (; e < w->n_experts; e = next) {
         next = next_expert(cut, cut_end, e, w->n_experts);
         int n = cut_end[e] - cut[e];
+        const float *hidden = b->hidden + (size_t)cut[e] * MOE_EXPERT_SIZE;
+        const int32_t *token = b->row + cut[e];
         for (int i = 0; i < n; i++) {
-            a[i] = b->hidden + (size_t)(cut[e] + i) * MOE_EXPERT_SIZE;
-            c[i] = tile + (size_t)(b->row[cut[e] + i] - first) * MOE_W2_PANEL;
+            a[i] = hidden + (size_t)i * MOE_EXPERT_SIZE;
+            c[i] = tile + (size_t)(token[i] - first) * MOE_W2_PANEL;
         }
-        const float *w2 = ffn_w2_panel(w, e, panel), *next_w2 = NULL;
-        if (next < w->n_experts)
+        const float *w2 = ffn_w2_panel(w, e, panel), *next_w2;
+        cpu_gemm g = ffn_tile_add(n, a, c, 1, &w2);
+        if (next < w->n_experts) {
             next_w2 = ffn_w2_panel(w, next, panel);
-        ffn_tile_add(b->kernels, n, a, c, 1, &w2, next_w2 ? &next_w2 : NULL);
+            g.ahead = &next_w2;
+            g.ahead_a = b->hidden + (size_t)cut[next] * MOE_EXPERT_SIZE;
+            g.ahead_a_floats = (size_t)(cut_end[next] - cut[next]) * MOE_EXPERT_SIZE;
+        }
+        b->kernels->gemm(&g);
     }
     ffn_tile_finish(w, panel, n_rows, tile, j->y + (size_t)first * (size_t)w->d);
 }
@@ -138,7 +147,7 @@ void cpu_ffn_sparse(cpu_backend *b, const moe_ffn *w, const float *x, int n_toke
     job j = {.b = b, .w = w, .x = x, .n_tokens = n_tokens, .y = y};
     pool_run(b->pool, hidden_task, &j, plan_hidden(b, w->n_experts));
     int n_panels = cpu_ceil(w->d, MOE_W2_PANEL);
-    j.token_parts = ffn_token_parts(b, n_tokens, n_panels);
+    j.token_parts = ffn_token_parts(b, n_tokens, n_panels, CPU_OUT_TOKENS);
     plan_out(&j);
     pool_run(b->pool, out_task, &j, n_panels * j.token_parts);
 }

@@ -32,31 +32,34 @@ static inline void ffn_tile_start(const moe_ffn *w, int panel, int n_rows, float
 }
 
 /* c[i] += a[i] w2 over n_experts experts; a[i] holds their hidden rows in line. */
-static inline void ffn_tile_add(const cpu_kernels *kernels, int n_rows,
-                                const float *const *a, float *const *c, int n_experts,
-                                const float *const *w2, const float *const *ahead)
+static inline cpu_gemm ffn_tile_add(int n_rows, const float *const *a, float *const *c,
+                                    int n_experts, const float *const *w2)
 {
-    kernels->gemm(&(cpu_gemm){
+    return (cpu_gemm){
         .m = n_rows, .n = MOE_W2_PANEL, .k = MOE_EXPERT_SIZE, .a = a, .c = c,
         .n_blocks = n_experts, .b = w2, .panel_stride = MOE_LINEAR_PANEL,
-        .ldb = MOE_W2_PANEL, .add = true, .ahead = ahead,
-    });
+        .ldb = MOE_W2_PANEL, .add = true,
+    };
 }
 
 static inline void ffn_tile_finish(const moe_ffn *w, int panel, int n_rows,
                                    const float *tile, float *y)
 {
-    size_t bytes = (size_t)ffn_panel_columns(w, panel) * sizeof *y;
+    size_t columns = (size_t)ffn_panel_columns(w, panel);
     y += panel * MOE_W2_PANEL;
-    for (int i = 0; i < n_rows; i++)
-        memcpy(y + (size_t)i * (size_t)w->d, tile + i * MOE_W2_PANEL, bytes);
+    for (int i = 0; i < n_rows; i++, y += w->d, tile += MOE_W2_PANEL)
+        if (columns == MOE_W2_PANEL)
+            memcpy(y, tile, MOE_W2_PANEL * sizeof *y); /* a known size is inlined */
+        else
+            memcpy(y, tile, columns * sizeof *y);
 }
 
-/* Parts of the tokens such that a tile stays within CPU_OUT_TOKENS rows and
- * panels x parts keeps the threads busy, without parts of a few rows only. */
-static inline int ffn_token_parts(const cpu_backend *b, int n_tokens, int n_panels)
+/* Parts of the tokens such that a tile stays within max_rows and panels x parts
+ * keeps the threads busy, without parts of a few rows only. */
+static inline int ffn_token_parts(const cpu_backend *b, int n_tokens, int n_panels,
+                                  int max_rows)
 {
-    int parts = cpu_ceil(n_tokens, CPU_OUT_TOKENS);
+    int parts = cpu_ceil(n_tokens, max_rows);
     while (parts * n_panels < 3 * b->n_threads && n_tokens / (2 * parts) >= 24)
         parts *= 2;
     return parts;

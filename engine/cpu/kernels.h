@@ -24,7 +24,10 @@ typedef struct {
     bool add;               /* start is c: bias is not read */
     const float *bias;      /* [n], or NULL: start is 0 */
     moe_activation act;
-    const float *const *ahead; /* [n_blocks] to prefetch meanwhile, or NULL */
+    /* What the next call will read, to prefetch meanwhile; each may be NULL. */
+    const float *const *ahead; /* [n_blocks] its b */
+    const float *ahead_a;      /* its rows of a, lying in line */
+    size_t ahead_a_floats;
 } cpu_gemm;
 
 typedef struct {

@@ -29,6 +29,8 @@ static int count_row_blocks(const cpu_product *p)
 static int count_groups(const cpu_product *p, int row_blocks, int n_threads)
 {
     int panels = cpu_ceil(p->n, MOE_LINEAR_PANEL);
+    if (p->plane_panels)
+        return cpu_ceil(panels, p->plane_panels);
     int64_t work = (int64_t)p->n_rows * p->k * p->n / row_blocks;
     int64_t most = work / MIN_WORK;
     int groups = cpu_ceil(n_threads * TASKS_PER_THREAD, row_blocks);
@@ -39,6 +41,20 @@ static int count_groups(const cpu_product *p, int row_blocks, int n_threads)
     return groups < 1 ? 1 : groups;
 }
 
+/* The panels of a group: [first, end). */
+static void find_panels(const job *j, int group, int *first, int *end)
+{
+    const cpu_product *p = j->p;
+    int panels = cpu_ceil(p->n, MOE_LINEAR_PANEL);
+    if (p->plane_panels) {
+        *first = group * p->plane_panels;
+        *end = *first + p->plane_panels < panels ? *first + p->plane_panels : panels;
+    } else {
+        *first = cpu_part(panels, j->groups, group);
+        *end = cpu_part(panels, j->groups, group + 1);
+    }
+}
+
 static void product_task(void *ctx, int task, int thread)
 {
     (void)thread;
@@ -46,22 +62,21 @@ static void product_task(void *ctx, int task, int thread)
     const cpu_product *p = j->p;
     const float *a[CPU_TASK_ROWS];
     float *c[CPU_TASK_ROWS];
-    int block = task / j->groups, group = task % j->groups;
+    int block = task / j->groups, group = task % j->groups, first, end;
     int row = cpu_part(p->n_rows, j->row_blocks, block);
     int end_row = cpu_part(p->n_rows, j->row_blocks, block + 1);
-    int panels = cpu_ceil(p->n, MOE_LINEAR_PANEL);
-    int panel = cpu_part(panels, j->groups, group);
-    int column = panel * MOE_LINEAR_PANEL;
-    int end = cpu_part(panels, j->groups, group + 1) * MOE_LINEAR_PANEL;
-    end = end > p->n ? p->n : end;
+    find_panels(j, group, &first, &end);
+    int column = first * MOE_LINEAR_PANEL, end_column = end * MOE_LINEAR_PANEL;
+    end_column = end_column > p->n ? p->n : end_column;
     size_t panel_stride = (size_t)p->k * MOE_LINEAR_PANEL;
-    const float *w = p->w + (size_t)panel * panel_stride;
+    const float *w = p->w + (size_t)first * panel_stride;
+    float *y = p->y + (p->plane_panels ? (size_t)group * p->plane_stride : (size_t)column);
     for (int i = row; i < end_row; i++) {
         a[i - row] = p->x + (size_t)i * p->ldx;
-        c[i - row] = p->y + (size_t)i * p->ldy + column;
+        c[i - row] = y + (size_t)i * p->ldy;
     }
     j->kernels->gemm(&(cpu_gemm){
-        .m = end_row - row, .n = end - column, .k = p->k,
+        .m = end_row - row, .n = end_column - column, .k = p->k,
         .a = a, .c = c, .n_blocks = 1, .b = &w,
         .panel_stride = panel_stride, .ldb = MOE_LINEAR_PANEL,
         .bias = p->bias ? p->bias + column : NULL, .act = p->act,

@@ -10,8 +10,11 @@
 #ifndef MOE_CPU_SIMD_GEMM_H
 #define MOE_CPU_SIMD_GEMM_H
 
+#include <string.h>
+
 #include "engine/cpu/kernels.h"
 #include "engine/cpu/simd_math.h"
+#include "engine/cpu/split.h"
 
 #define ALWAYS_INLINE inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 24")
@@ -23,27 +26,23 @@ enum {
     TILE_VECS = LANES == 16 ? 24 : 12, /* sums of a tile, at most */
 };
 
-/* What a tile prefetches, spread over its steps: so many rows of the next blocks
- * per four steps, from a row and panel (an offset in floats) on. */
-typedef struct { const float *const *block; size_t offset; int rows; } prefetch;
+/* What the tiles of some panels share. Every column of a tile exists. Prefetching is
+ * spread over all steps, since a core can wait for some ten lines only: after every
+ * four of them some rows of the next blocks, and two lines of the next rows. */
+typedef struct {
+    const cpu_gemm *g;
+    size_t column;          /* of c and bias */
+    size_t offset;          /* of the panel in each block of b, in floats */
+    const float *const *ahead;
+    size_t ahead_offset;
+    int ahead_rows, ahead_pause; /* rows at a time; groups of four steps between */
+    const float *ahead_a;
+} place;
 
-typedef void tile_fn(const cpu_gemm *g, int row, int panel, const prefetch *ahead);
-
-/* Columns of the vector at `column` that exist: all, some or none. */
-static ALWAYS_INLINE vec load_columns(const float *p, int column, int n)
-{
-    if (column + LANES <= n)
-        return v_load(p + column);
-    return column < n ? v_load_some(p + column, v_first(n - column)) : v_set(0);
-}
-
-static ALWAYS_INLINE void store_columns(float *p, int column, int n, vec v)
-{
-    if (column + LANES <= n)
-        v_store(p + column, v);
-    else if (column < n)
-        v_store_some(p + column, v_first(n - column), v);
-}
+/* a [R], c [R], b [n_blocks]: as in cpu_gemm, from the tile's first row on. They
+ * come in registers: on the way to the first product every load counts. */
+typedef void tile_fn(const float *const *a, float *const *c, const float *const *b,
+                     const place *at);
 
 /* There are more rows than registers for their pointers. Left alone, the compiler
  * keeps some in vector registers, and moving them back takes the multipliers'
@@ -54,14 +53,14 @@ enum { HELD = 4 };
 
 /* One step of depth: sum[r][v] += a[r][i] b[v]. Broadcasts come first where few
  * rows meet many vectors, so that no more registers are needed than there are. */
-static ALWAYS_INLINE void tile_step(const float *const *held, const float *const *rows,
-                                    size_t i, const float *b, size_t panel_stride,
+static ALWAYS_INLINE void tile_step(const float *const *held, const float *const *a, size_t i,
+                                    const float *b, size_t panel_stride,
                                     vec (*sum)[TILE_VECS], const int R, const int P)
 {
     vec wide[TILE_ROWS], row[TILE_VECS];
     if (R <= 3) {
         UNROLL for (int r = 0; r < R; r++)
-            wide[r] = v_set(r < HELD ? held[r][i] : rows[r][i]);
+            wide[r] = v_set(held[r][i]);
         UNROLL for (int v = 0; v < P * VECS; v++) {
             row[v] = v_load(b + (size_t)(v / VECS) * panel_stride + v % VECS * LANES);
             UNROLL for (int r = 0; r < R; r++)
@@ -71,100 +70,91 @@ static ALWAYS_INLINE void tile_step(const float *const *held, const float *const
         UNROLL for (int v = 0; v < P * VECS; v++)
             row[v] = v_load(b + (size_t)(v / VECS) * panel_stride + v % VECS * LANES);
         UNROLL for (int r = 0; r < R; r++) {
-            wide[r] = v_set(r < HELD ? held[r][i] : rows[r][i]);
+            wide[r] = v_set(r < HELD ? held[r][i] : a[r][i]);
             UNROLL for (int v = 0; v < P * VECS; v++)
                 sum[r][v] = v_fma(wide[r], row[v], sum[r][v]);
         }
     }
 }
 
-/* whole: every column of the tile exists, which saves asking for each vector. */
-static ALWAYS_INLINE void tile_start(const cpu_gemm *g, int row, int column, bool whole,
+static ALWAYS_INLINE void tile_start(const place *at, float *const *c,
                                      vec (*sum)[TILE_VECS], const int R, const int P)
 {
-    int n = whole ? column + P * PANEL : g->n;
-    if (g->add) {
-        UNROLL for (int r = 0; r < R; r++)
-            UNROLL for (int v = 0; v < P * VECS; v++)
-                sum[r][v] = load_columns(g->c[row + r], column + v * LANES, n);
-        return;
-    }
+    const cpu_gemm *g = at->g;
     UNROLL for (int v = 0; v < P * VECS; v++) {
-        vec start = g->bias ? load_columns(g->bias, column + v * LANES, n) : v_set(0);
+        vec start = v_set(0);
+        if (!g->add && g->bias)
+            start = v_load(g->bias + at->column + v * LANES);
         UNROLL for (int r = 0; r < R; r++)
             sum[r][v] = start;
     }
+    if (g->add) {
+        UNROLL for (int r = 0; r < R; r++)
+            UNROLL for (int v = 0; v < P * VECS; v++)
+                sum[r][v] = v_load(c[r] + at->column + v * LANES);
+    }
 }
 
-/* Not inlined: the transcendental activations would fill every tile with code. */
-static __attribute__((noinline)) void activate_columns(float *c, int n, moe_activation act)
-{
-    for (int i = 0; i < n; i += LANES)
-        store_columns(c, i, n, v_activate(load_columns(c, i, n), act));
-}
-
-static ALWAYS_INLINE void tile_finish(const cpu_gemm *g, int row, int column, bool whole,
+static ALWAYS_INLINE void tile_finish(const place *at, float *const *c,
                                       vec (*sum)[TILE_VECS], const int R, const int P)
 {
-    int n = whole ? column + P * PANEL : g->n;
-    if (g->act == MOE_ACT_RELU) {
+    if (at->g->act == MOE_ACT_RELU) {
         UNROLL for (int r = 0; r < R; r++)
             UNROLL for (int v = 0; v < P * VECS; v++)
                 sum[r][v] = v_max(v_set(0), sum[r][v]);
     }
     UNROLL for (int r = 0; r < R; r++)
         UNROLL for (int v = 0; v < P * VECS; v++)
-            store_columns(g->c[row + r], column + v * LANES, n, sum[r][v]);
-    if (g->act != MOE_ACT_NONE && g->act != MOE_ACT_RELU) {
-        int left = g->n - column, columns = left < P * PANEL ? left : P * PANEL;
-        for (int r = 0; r < R; r++)
-            activate_columns(g->c[row + r] + column, columns, g->act);
-    }
+            v_store(c[r] + at->column + v * LANES, sum[r][v]);
 }
 
-static ALWAYS_INLINE void tile(const cpu_gemm *g, int row, int panel, const prefetch *ahead,
-                               const int R, const int P)
+static ALWAYS_INLINE void tile(const float *const *a, float *const *c,
+                               const float *const *b_block, const place *at, const int R,
+                               const int P)
 {
     vec sum[TILE_ROWS][TILE_VECS];
-    const float *const *rows = g->a + row, *held[HELD];
-    int column = panel * PANEL;
-    bool whole = column + P * PANEL <= g->n;
+    const cpu_gemm *g = at->g;
+    const float *held[HELD], *next_a = at->ahead_a;
+    size_t ldb = (size_t)g->ldb, panel_stride = g->panel_stride, i = 0, end = 0;
     UNROLL for (int r = 0; r < R && r < HELD; r++)
-        held[r] = rows[r];
-    if (whole)
-        tile_start(g, row, column, true, sum, R, P);
-    else
-        tile_start(g, row, column, false, sum, R, P);
-    size_t i = 0;
+        held[r] = a[r];
+    tile_start(at, c, sum, R, P);
+    FORGET(c); /* or the addresses in c stay in registers meanwhile */
     for (int s = 0; s < g->n_blocks; s++) {
-        const float *b = g->b[s] + (size_t)panel * g->panel_stride;
-        const float *next = ahead->block ? ahead->block[s] + ahead->offset : NULL;
-        size_t end = i + (size_t)g->k;
-        while (i + 4 <= end) {
-            for (int n = 0; next && n < ahead->rows; n++, next += g->ldb) {
-                _mm_prefetch((const char *)next, _MM_HINT_T1);
-                _mm_prefetch((const char *)(next + 16), _MM_HINT_T1);
+        const float *b = b_block[s] + at->offset;
+        const float *next = at->ahead ? at->ahead[s] + at->ahead_offset : NULL;
+        int pause = 0;
+        for (end += (size_t)g->k; i + 4 <= end;) {
+            if (next && pause-- == 0) {
+                for (int n = 0; n < at->ahead_rows; n++, next += ldb) {
+                    _mm_prefetch((const char *)next, _MM_HINT_T1);
+                    _mm_prefetch((const char *)(next + 16), _MM_HINT_T1);
+                }
+                pause = at->ahead_pause;
             }
-            UNROLL for (int step = 0; step < 4; step++, i++, b += g->ldb) {
-                FORGET(rows);
-                tile_step(held, rows, i, b, g->panel_stride, sum, R, P);
+            if (next_a) {
+                _mm_prefetch((const char *)next_a, _MM_HINT_T0);
+                _mm_prefetch((const char *)(next_a + 16), _MM_HINT_T0);
+                next_a += 32;
+            }
+            UNROLL for (int step = 0; step < 4; step++, i++, b += ldb) {
+                FORGET(a);
+                tile_step(held, a, i, b, panel_stride, sum, R, P);
             }
         }
-        for (; i < end; i++, b += g->ldb) {
-            FORGET(rows);
-            tile_step(held, rows, i, b, g->panel_stride, sum, R, P);
+        for (; i < end; i++, b += ldb) {
+            FORGET(a);
+            tile_step(held, a, i, b, panel_stride, sum, R, P);
         }
     }
-    if (whole)
-        tile_finish(g, row, column, true, sum, R, P);
-    else
-        tile_finish(g, row, column, false, sum, R, P);
+    tile_finish(at, c, sum, R, P);
 }
 
 #define TILE(R, P)                                                                     \
-    static void tile_##R##x##P(const cpu_gemm *g, int row, int panel, const prefetch *ahead) \
+    static void tile_##R##x##P(const float *const *a, float *const *c,                 \
+                               const float *const *b, const place *at)                 \
     {                                                                                  \
-        tile(g, row, panel, ahead, R, P);                                              \
+        tile(a, c, b, at, R, P);                                                       \
     }
 
 #if LANES == 16
@@ -196,31 +186,91 @@ static int tile_panels(int rows, int left)
     return panels;
 }
 
+/* ReLU is the tiles' own affair; these would fill each of them with code. */
+static void activate_columns(const cpu_gemm *g, int column, int n)
+{
+    if (g->act == MOE_ACT_NONE || g->act == MOE_ACT_RELU)
+        return;
+    for (int r = 0; r < g->m; r++) {
+        float *c = g->c[r] + column;
+        int i = 0;
+        for (; i + LANES <= n; i += LANES)
+            v_store(c + i, v_activate(v_load(c + i), g->act));
+        if (i < n) {
+            lanes rest = v_first(n - i);
+            v_store_some(c + i, rest, v_activate(v_load_some(c + i, rest), g->act));
+        }
+    }
+}
+
+/* All rows of `step` panels, meanwhile prefetching what comes next. */
+static void gemm_panels(const cpu_gemm *g, int panel, int step, int n_tiles, bool last)
+{
+    place at = {.g = g, .column = (size_t)panel * PANEL,
+                .offset = (size_t)panel * g->panel_stride};
+    if (g->ahead) {
+        at.ahead = g->ahead;
+        at.ahead_offset = at.offset;
+    } else if (g->n_blocks == 1 && !last) {
+        at.ahead = g->b;
+        at.ahead_offset = at.offset + (size_t)step * g->panel_stride;
+    }
+    /* The tiles share the k rows of the next blocks. */
+    at.ahead_rows = n_tiles == 1 ? 4 : n_tiles < 4 ? 2 : 1;
+    at.ahead_pause = n_tiles < 4 ? 0 : n_tiles / 4 - 1;
+    int share = cpu_ceil(g->k / 4, at.ahead_pause + 1) * at.ahead_rows;
+    size_t per_tile = (size_t)g->n_blocks * (size_t)(g->k / 4) * 32; /* of ahead_a */
+    for (int i = 0, row = 0, end; i < n_tiles; i++, row = end) {
+        end = cpu_part(g->m, n_tiles, i + 1);
+        if (i * share >= g->k)
+            at.ahead = NULL;
+        size_t seen = (size_t)(panel / step * n_tiles + i) * per_tile;
+        at.ahead_a = seen < g->ahead_a_floats ? g->ahead_a + seen : NULL;
+        tiles[step][end - row](g->a + row, g->c + row, g->b, &at);
+        at.ahead_offset += (size_t)share * (size_t)g->ldb;
+    }
+}
+
+/* The last panel where it is not whole: by way of a buffer of whole rows. */
+static void gemm_rest(const cpu_gemm *g, int panel, int n_tiles)
+{
+    float buffer[TILE_ROWS][PANEL], bias[PANEL] = {0}, *c[TILE_ROWS];
+    int column = panel * PANEL;
+    size_t bytes = (size_t)(g->n - column) * sizeof(float);
+    cpu_gemm whole = *g;
+    if (g->bias) {
+        memcpy(bias, g->bias + column, bytes);
+        whole.bias = bias;
+    }
+    for (int i = 0; i < n_tiles; i++) {
+        int row = cpu_part(g->m, n_tiles, i), n = cpu_part(g->m, n_tiles, i + 1) - row;
+        place at = {.g = &whole, .offset = (size_t)panel * g->panel_stride};
+        for (int r = 0; r < n; r++) {
+            c[r] = buffer[r];
+            if (g->add)
+                memcpy(memset(buffer[r], 0, sizeof buffer[r]), g->c[row + r] + column, bytes);
+        }
+        tiles[1][n](g->a + row, c, g->b, &at);
+        for (int r = 0; r < n; r++)
+            memcpy(g->c[row + r] + column, buffer[r], bytes);
+    }
+}
+
 static void gemm(const cpu_gemm *g)
 {
     if (g->m == 0)
         return;
-    int n_panels = (g->n + PANEL - 1) / PANEL;
-    int n_tiles = (g->m + TILE_ROWS - 1) / TILE_ROWS;
-    int most = (g->m + n_tiles - 1) / n_tiles; /* rows of a tile */
+    int whole = g->n / PANEL, rest = g->n % PANEL;
+    int n_tiles = cpu_ceil(g->m, TILE_ROWS), rows = cpu_ceil(g->m, n_tiles);
     int step;
-    for (int panel = 0; panel < n_panels; panel += step) {
-        step = tile_panels(most, n_panels - panel);
-        const float *following = g->b[0] + (size_t)step * g->panel_stride;
-        prefetch ahead = {g->ahead, (size_t)panel * g->panel_stride, 0};
-        if (!ahead.block && g->n_blocks == 1 && panel + step < n_panels)
-            ahead.block = &following;
-        /* The first four tiles share the k rows; with fewer, each has more. */
-        ahead.rows = n_tiles == 1 ? 4 : n_tiles < 4 ? 2 : 1;
-        int share = (g->k + 3) / 4 * ahead.rows;
-        for (int i = 0, row = 0; i < n_tiles; i++) {
-            int end = (int)((int64_t)g->m * (i + 1) / n_tiles);
-            if (i * share >= g->k)
-                ahead.block = NULL;
-            tiles[step][end - row](g, row, panel, &ahead);
-            ahead.offset += (size_t)share * (size_t)g->ldb;
-            row = end;
-        }
+    for (int panel = 0; panel < whole; panel += step) {
+        step = tile_panels(rows, whole - panel);
+        gemm_panels(g, panel, step, n_tiles, panel + step == whole);
+        activate_columns(g, panel * PANEL, step * PANEL);
+    }
+    if (rest) {
+        gemm_rest(g, whole, n_tiles);
+        activate_columns(g, whole * PANEL, rest);
     }
 }
 

@@ -20,7 +20,4 @@ struct moe_model_memory;
  * [n_layers] is there, zeroed. */
 moe_status moefied_load(struct moe_model_memory *m, moe_weights *w, moe_error *err);
 
-/* SHA-256 of a file's bytes in hex, for provenance. */
-moe_status file_sha256(const char *path, char hex[65], moe_error *err);
-
 #endif

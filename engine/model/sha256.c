@@ -1,12 +1,12 @@
-/* sha256.c: SHA-256 (FIPS 180-4) of a file, for provenance.
+/* sha256.c: SHA-256 (FIPS 180-4) of files and bytes, for provenance.
  *
  * The state is eight words. Each 64-byte block is expanded to 64 words and run
  * through 64 rounds; the message ends in a bit 1, zeros and its length in bits. */
+#include "engine/model/sha256.h"
+
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
-
-#include "engine/model/moefied.h"
 
 /* Fractional parts of the cube roots of the first 64 primes. */
 static const uint32_t round_constant[64] = {
@@ -58,24 +58,38 @@ static void add_block(uint32_t state[8], const unsigned char block[64])
         state[i] += s[i];
 }
 
-/* The last n < 64 bytes of a message of total bytes, and its end. */
-static void add_tail(uint32_t state[8], const unsigned char *tail, size_t n,
-                     uint64_t total)
+static const uint32_t first_state[8] = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a,
+                                        0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19};
+
+/* The message's last n bytes, of total; then the state in hex. */
+static void finish(uint32_t state[8], const unsigned char *bytes, size_t n, uint64_t total,
+                   char hex[65])
 {
     unsigned char end[128] = {0};
-    size_t size = n < 56 ? 64 : 128;
-    memcpy(end, tail, n);
-    end[n] = 0x80;
+    size_t whole = n / 64 * 64, rest = n - whole, size = rest < 56 ? 64 : 128;
+    for (size_t i = 0; i < whole; i += 64)
+        add_block(state, bytes + i);
+    if (rest)
+        memcpy(end, bytes + whole, rest);
+    end[rest] = 0x80;
     for (int i = 0; i < 8; i++)
         end[size - 1 - (size_t)i] = (unsigned char)(total * 8 >> (8 * i));
     for (size_t i = 0; i < size; i += 64)
         add_block(state, end + i);
+    for (int i = 0; i < 8; i++)
+        snprintf(hex + 8 * i, 9, "%08x", state[i]);
+}
+
+void bytes_sha256(const void *bytes, size_t n, char hex[65])
+{
+    uint32_t state[8];
+    memcpy(state, first_state, sizeof state);
+    finish(state, bytes, n, n, hex);
 }
 
 moe_status file_sha256(const char *path, char hex[65], moe_error *err)
 {
-    uint32_t state[8] = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a,
-                         0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19};
+    uint32_t state[8];
     unsigned char bytes[64 * 512];
     uint64_t total = 0;
     size_t n;
@@ -83,6 +97,7 @@ moe_status file_sha256(const char *path, char hex[65], moe_error *err)
     FILE *f = fopen(path, "rbe");
     if (!f)
         return moe_fail(err, MOE_E_IO, "%s: cannot open: %s", path, strerror(errno));
+    memcpy(state, first_state, sizeof state);
     while ((n = fread(bytes, 1, sizeof bytes, f)) == sizeof bytes) {
         for (size_t i = 0; i < n; i += 64)
             add_block(state, bytes + i);
@@ -93,10 +108,6 @@ moe_status file_sha256(const char *path, char hex[65], moe_error *err)
     fclose(f);
     if (failed)
         return moe_fail(err, MOE_E_IO, "%s: read failed: %s", path, strerror(reason));
-    for (size_t i = 0; i + 64 <= n; i += 64)
-        add_block(state, bytes + i);
-    add_tail(state, bytes + n / 64 * 64, n % 64, total + n);
-    for (int i = 0; i < 8; i++)
-        snprintf(hex + 8 * i, 9, "%08x", state[i]);
+    finish(state, bytes, n, total + n, hex);
     return MOE_OK;
 }

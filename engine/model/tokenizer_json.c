@@ -16,8 +16,8 @@
 enum { MAX_TEMPLATE = 512 /* bytes of a template as we write it */ };
 
 /* object[name].type must be `expected`. */
-static moe_status expect_type(const tokenizer_loader *l, const char *name, const char *expected,
-                              moe_error *err)
+static moe_status expect_type(const tokenizer_loader *l, const char *name,
+                              const char *expected, moe_error *err)
 {
     const char *type;
     const cJSON *object = tokenizer_key(l->json, name);
@@ -118,12 +118,13 @@ static void write_template(const cJSON *pieces, char text[MAX_TEMPLATE])
 
 static const char *special_name(const cJSON *pieces, int i)
 {
-    const cJSON *id = tokenizer_key(tokenizer_key(cJSON_GetArrayItem(pieces, i), "SpecialToken"), "id");
+    const cJSON *special = tokenizer_key(cJSON_GetArrayItem(pieces, i), "SpecialToken");
+    const cJSON *id = tokenizer_key(special, "id");
     return cJSON_IsString(id) ? id->valuestring : "?";
 }
 
-static moe_status expect_template(const tokenizer_loader *l, const char *key, const char *expected,
-                                  moe_error *err)
+static moe_status expect_template(const tokenizer_loader *l, const char *key,
+                                  const char *expected, moe_error *err)
 {
     char found[MAX_TEMPLATE];
     write_template(tokenizer_key(tokenizer_key(l->json, "post_processor"), key), found);
@@ -138,7 +139,8 @@ static moe_status expect_template(const tokenizer_loader *l, const char *key, co
 static moe_status template_id(const tokenizer_loader *l, const char *name, int32_t *id,
                               moe_error *err)
 {
-    const cJSON *tokens = tokenizer_key(tokenizer_key(l->json, "post_processor"), "special_tokens");
+    const cJSON *post = tokenizer_key(l->json, "post_processor");
+    const cJSON *tokens = tokenizer_key(post, "special_tokens");
     const cJSON *ids = tokenizer_key(tokenizer_key(tokens, name), "ids");
     const cJSON *first = cJSON_GetArrayItem(ids, 0);
     if (cJSON_GetArraySize(ids) != 1 || !cJSON_IsNumber(first))

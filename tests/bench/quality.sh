@@ -15,7 +15,7 @@ trap 'rm -rf "$work"' EXIT
 
 # Turns eval's JSON into cells: one per ratio.
 cells() {
-    grep -o '{"ratio":[^}]*}' | awk -F'[:,}]' '{
+    sed 's/: /:/g; s/, /,/g' | grep -o '{"ratio":[^}]*}' | awk -F'[:,}]' '{
         for (i = 1; i < NF; i++) { gsub(/[{"]/, "", $i); value[$i] = $(i + 1) }
         printf " %.1f / %.1f / %.3f / %.0f |", 100 * value["accuracy"],
                100 * value["agreement"], value["kl"], 100 * value["mass"] }'
@@ -24,21 +24,19 @@ cells() {
 evaluate() { "$moefy" eval "$1" --data "$data" --ratio "$ratios" --json "${@:2}" | cells; }
 
 dense=$("$moefy" eval $source --data $data --ratio 1 --json |
-        grep -o '"accuracy":[0-9.]*' | cut -d: -f2)
+        grep -o '"accuracy": *[0-9.]*' | cut -d: -f2)
 echo "Dense: accuracy $dense"
 echo
-echo "| split | router | seconds | 0.5 | 0.25 | 0.2 | 0.125 |"
-echo "|---|---|---|---|---|---|---|"
+echo "| split | router | 0.5 | 0.25 | 0.2 | 0.125 |"
+echo "|---|---|---|---|---|---|"
 for split in coactivation clustering random; do
     for router in mlp similarity random; do
         out=$work/$split-$router
-        start=$(date +%s.%N)
         "$moefy" convert $source -o "$out" --calibrate $calibrate --split $split \
             --router $router >/dev/null
-        seconds=$(echo "$(date +%s.%N) $start" | awk '{printf "%.1f", $1 - $2}')
-        echo "| $split | $router | $seconds |$(evaluate "$out")"
+        echo "| $split | $router |$(evaluate "$out")"
     done
     for selection in oracle random frequency; do
-        echo "| $split | *$selection* | |$(evaluate "$work/$split-mlp" --selection $selection)"
+        echo "| $split | *$selection* |$(evaluate "$work/$split-mlp" --selection $selection)"
     done
 done

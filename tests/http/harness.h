@@ -397,6 +397,11 @@ UNUSED_OK void raw_send(int fd, const char *bytes, size_t n)
     }
 }
 
+UNUSED_OK void raw_text(int fd, const char *text)
+{
+    raw_send(fd, text, strlen(text));
+}
+
 UNUSED_OK void raw_post(int fd, const char *path, const char *body)
 {
     char head[512];

@@ -101,6 +101,19 @@ static void a_pair_is_more_than_its_first_text(void **state)
     answer_free(&tei);
 }
 
+/* The tokenizer drops the character and joins what is around it. */
+static void a_nul_in_a_text_does_not_end_it(void **state)
+{
+    (void)state;
+    answer with = classify(&minilm, "{\"inputs\":\"a good\\u0000ness\"}");
+    answer without = classify(&minilm, "{\"inputs\":\"a goodness\"}");
+    expect_status(&with, 200, "a NUL");
+    if (!cJSON_Compare(at(&with, "results"), at(&without, "results"), 1))
+        fail_msg("%s and %s", with.body, without.body);
+    answer_free(&with);
+    answer_free(&without);
+}
+
 static void body_beats_header_beats_default(void **state)
 {
     static const struct { const char *header, *body; double requested; } cases[] = {
@@ -286,6 +299,7 @@ int main(void)
         cmocka_unit_test(classify_answers_in_the_documented_shape),
         cmocka_unit_test(a_list_is_answered_in_order),
         cmocka_unit_test(a_pair_is_more_than_its_first_text),
+        cmocka_unit_test(a_nul_in_a_text_does_not_end_it),
         cmocka_unit_test(body_beats_header_beats_default),
         cmocka_unit_test(a_smaller_ratio_computes_fewer_neurons),
         cmocka_unit_test(ratio_one_is_the_dense_model),

@@ -15,7 +15,7 @@
 enum { N_GROUPS = 8, N_NEURONS = N_GROUPS * 32, SEQ_TOKENS = 10 };
 
 typedef struct {
-    layer l;
+    ffn_layer l;
     float *w1, *b1, *x;
     int32_t *cu_seqlens;
     int32_t group_of[N_NEURONS];
@@ -35,7 +35,7 @@ static inline void planted_alloc(planted *p, int d, int n_tokens, int threads)
     workers *w;
     if (workers_create(threads, &w, NULL) != MOE_OK)
         abort();
-    p->l = (layer){.d = d, .d_ff = N_NEURONS, .n_experts = N_GROUPS,
+    p->l = (ffn_layer){.d = d, .d_ff = N_NEURONS, .n_experts = N_GROUPS,
                    .act = MOE_ACT_RELU, .w1 = p->w1, .b1 = p->b1, .x = p->x,
                    .n_tokens = n_seqs * SEQ_TOKENS, .cu_seqlens = p->cu_seqlens,
                    .n_seqs = n_seqs, .workers = w};

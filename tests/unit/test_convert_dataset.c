@@ -12,7 +12,7 @@
 #include <cmocka.h>
 
 #include "convert/dataset.h"
-#include "convert/sha256.h"
+#include "engine/model/sha256.h"
 
 static char path[4096];
 

@@ -14,6 +14,7 @@
 #include "engine/model/dtype.h"
 #include "engine/model/model.h"
 #include "engine/model/safetensors.h"
+#include "engine/model/sha256.h"
 #include "tests/support/tiny_model.h"
 
 static const char shipped[] = "models/minilm-sst2-relu";

@@ -1,6 +1,7 @@
 /* test_model_bad.c: model directories that are broken are refused, with the
  * file and tensor in the message, and nothing half-written is left behind. */
 #include <dirent.h>
+#include <fcntl.h>
 #include <math.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -166,6 +167,44 @@ static void a_truncated_file_is_refused_at_any_length(void **state)
     }
 }
 
+/* Opens or is refused with a message; the sanitizers see the rest. */
+static void flipped_bits_never_crash(void **state)
+{
+    (void)state;
+    unsigned random = seed;
+    print_message("seed %u\n", seed);
+    for (int i = 0; i < 400; i++) {
+        if (i == 0)
+            tiny_model_write(dir(), seed);
+        else if (i == 200)
+            tiny_moefied_write(dir(), seed);
+        struct stat st;
+        assert_int_equal(stat(weights_path(), &st), 0);
+        random = random * 1664525u + 1013904223u;
+        /* Half of them in the first 4 KB, of the header. */
+        long place = (long)((random >> 4) % (i % 2 ? 4096u : (unsigned)st.st_size));
+        FILE *f = fopen(weights_path(), "r+b");
+        assert_non_null(f);
+        fseek(f, place, SEEK_SET);
+        int byte = fgetc(f);
+        fseek(f, place, SEEK_SET);
+        fputc(byte ^ 1 << (random & 7), f);
+        assert_int_equal(fclose(f), 0);
+        moe_model *m;
+        moe_error err = {0};
+        if (moe_model_open(dir(), &m, &err))
+            assert_int_equal(strncmp(err.message, dir(), strlen(dir())), 0);
+        moe_model_close(m);
+        f = fopen(weights_path(), "r+b");
+        fseek(f, place, SEEK_SET);
+        fputc(byte, f);
+        assert_int_equal(fclose(f), 0);
+    }
+    moe_model *m;
+    assert_int_equal(moe_model_open(dir(), &m, NULL), MOE_OK); /* all bits are back */
+    moe_model_close(m);
+}
+
 static void a_missing_file_of_the_directory_is_named(void **state)
 {
     (void)state;
@@ -271,13 +310,15 @@ static void the_two_kinds_of_directory_are_not_mixed_up(void **state)
 
 /* ---- writing --------------------------------------------------------------- */
 
-static int files_in(const char *path)
+/* Counts the files of a directory, or removes them and counts none. */
+static int files_in(const char *path, bool remove_them)
 {
     int n = 0;
     DIR *d = opendir(path);
     assert_non_null(d);
     for (struct dirent *e; (e = readdir(d)) != NULL;)
-        n += e->d_name[0] != '.';
+        if (e->d_name[0] != '.' && (!remove_them || unlinkat(dirfd(d), e->d_name, 0)))
+            n++;
     closedir(d);
     return n;
 }
@@ -300,7 +341,7 @@ static void a_failed_write_leaves_nothing_behind(void **state)
     snprintf(out, sizeof out, "%s/out", getenv("MOE_TMP"));
     snprintf(path, sizeof path, "%s/model.safetensors", out);
     mkdir(out, 0777);
-    unlink(path);
+    assert_int_equal(files_in(out, true), 0);
     tiny_moefied_make(&t, seed);
     expect_write_fails(&t.w, "/no/such/dir/model.safetensors", MOE_E_IO, "cannot create");
 
@@ -312,7 +353,7 @@ static void a_failed_write_leaves_nothing_behind(void **state)
     frequency[1] = INFINITY;
     expect_write_fails(&t.w, path, MOE_E_FORMAT, "layers.0.router.frequency");
     frequency[1] = 0.5f;
-    assert_int_equal(files_in(out), 0);
+    assert_int_equal(files_in(out, false), 0);
 
     /* A full disk, as far as a limit on the size of files can play one. */
     struct rlimit limit, small;
@@ -322,10 +363,10 @@ static void a_failed_write_leaves_nothing_behind(void **state)
     setrlimit(RLIMIT_FSIZE, &small);
     expect_write_fails(&t.w, path, MOE_E_IO, "cannot write: File too large");
     setrlimit(RLIMIT_FSIZE, &limit);
-    assert_int_equal(files_in(out), 0);
+    assert_int_equal(files_in(out, false), 0);
 
     assert_int_equal(moefied_write_tensors(path, &t.w, NULL), MOE_OK);
-    assert_int_equal(files_in(out), 1);
+    assert_int_equal(files_in(out, false), 1);
     tiny_moefied_free(&t);
 }
 
@@ -337,6 +378,7 @@ int main(void)
         cmocka_unit_test(nan_and_infinity_are_found_in_any_weight),
         cmocka_unit_test(an_integer_weight_is_refused),
         cmocka_unit_test(a_truncated_file_is_refused_at_any_length),
+        cmocka_unit_test(flipped_bits_never_crash),
         cmocka_unit_test(a_missing_file_of_the_directory_is_named),
         cmocka_unit_test(nan_in_a_router_is_refused),
         cmocka_unit_test(neurons_must_be_a_permutation),

@@ -70,7 +70,7 @@ static void faults_are_named_with_their_byte(void **state)
         {"[-Infinity]", JSON_REFUSED, 1},
         {"[Infinity]", JSON_REFUSED, 1},
         {"\"a\\u0000\"", JSON_REFUSED, 2},
-        {"[1,2,3,4,5,6,7,8,9,10,11,12]", JSON_REFUSED, 25},
+        {"[1,2,3,4,5,6,7,8,9,10,11,12]", JSON_TOO_MANY, 25},
     };
     (void)state;
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -91,6 +91,27 @@ static void a_nul_byte_is_a_fault_not_an_end(void **state)
     assert_int_equal(json_scan("\"a\0b\"", 5, &limits, &fault), JSON_MALFORMED);
     assert_int_equal(fault.byte, 2);
     assert_int_equal(json_scan("\"\\\0\"", 4, &limits, &fault), JSON_MALFORMED);
+}
+
+static void an_escaped_nul_is_part_of_its_string(void **state)
+{
+    static const json_limits nul_fine = {.max_depth = 4, .max_values = 12, .allow_nul = true};
+    static const char text[] = "[\"a\\u0000\\u0000b\", \"\\\\u0000\", \"c\", {\"k\\u0000\": \"\\u0000\"}]";
+    static const struct { const char *bytes; size_t n; } strings[] = {
+        {"a\0\0b", 4}, {"\\u0000", 6}, {"c", 1},
+    };
+    json_fault fault;
+    jnode *tree;
+    (void)state;
+    assert_int_equal(jnode_parse(text, sizeof text - 1, &nul_fine, &tree, &fault), JSON_FINE);
+    const jnode *node = jnode_first(tree);
+    for (int i = 0; i < 3; i++, node = jnode_next(node)) {
+        assert_int_equal(jnode_length(node), strings[i].n);
+        assert_memory_equal(jnode_string(node), strings[i].bytes, strings[i].n + 1);
+    }
+    assert_int_equal(jnode_length(jnode_first(node)), 1);
+    assert_string_not_equal(jnode_key(jnode_first(node)), "k");
+    jnode_free(tree);
 }
 
 static void a_number_too_long_for_the_parser_is_refused(void **state)
@@ -158,6 +179,7 @@ int main(void)
         cmocka_unit_test(well_formed_texts_pass),
         cmocka_unit_test(faults_are_named_with_their_byte),
         cmocka_unit_test(a_nul_byte_is_a_fault_not_an_end),
+        cmocka_unit_test(an_escaped_nul_is_part_of_its_string),
         cmocka_unit_test(a_number_too_long_for_the_parser_is_refused),
         cmocka_unit_test(broken_texts_never_fool_the_parser),
         cmocka_unit_test(the_writer_places_commas_and_escapes),

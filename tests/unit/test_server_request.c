@@ -47,6 +47,22 @@ static void classify_takes_a_text_an_object_or_a_list(void **state)
     request_free(&r);
 }
 
+static void a_nul_belongs_to_a_text_but_to_no_name(void **state)
+{
+    inference_request r;
+    problem p;
+    (void)state;
+    assert_true(classify("{\"inputs\":{\"text\":\"a\\u0000b\",\"text_pair\":\"\\u0000\"}}", &r, &p));
+    assert_int_equal(r.inputs[0].text_bytes, 3);
+    assert_memory_equal(r.inputs[0].text, "a\0b", 4);
+    assert_int_equal(r.inputs[0].pair_bytes, 1);
+    request_free(&r);
+    assert_false(classify("{\"inputs\":\"a\",\"model\":\"m\\u0000x\"}", &r, &p));
+    assert_int_equal(p.status, 422);
+    assert_false(predict("{\"inputs\":\"a\",\"truncation_direction\":\"left\\u0000\"}", &r, &p));
+    assert_int_equal(p.status, 422);
+}
+
 static void null_counts_as_absent(void **state)
 {
     inference_request r;
@@ -162,6 +178,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(classify_takes_a_text_an_object_or_a_list),
+        cmocka_unit_test(a_nul_belongs_to_a_text_but_to_no_name),
         cmocka_unit_test(null_counts_as_absent),
         cmocka_unit_test(predict_tells_pairs_from_batches),
         cmocka_unit_test(each_wrong_value_is_named),

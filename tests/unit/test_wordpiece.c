@@ -321,6 +321,42 @@ static void a_normalized_token_is_found_in_normalized_text(void **state)
     expect(&spec, "aEb e\u0301", "[CLS] a \u00C9 b \u00C9 [SEP]");
 }
 
+static void of_two_tokens_with_one_pattern_the_special_one_counts(void **state)
+{
+    (void)state;
+    const tokenizer_added_token added[] = {
+        {.content = "b", .id = B, .normalized = true},
+        {.content = "B", .id = E_ACUTE, .normalized = true, .special = true},
+    };
+    const char *vocab[N_VOCAB];
+    memcpy(vocab, VOCAB, sizeof vocab);
+    vocab[E_ACUTE] = NULL;
+    wordpiece_spec spec = PLAIN;
+    spec.vocab = vocab;
+    spec.added = added;
+    spec.n_added = 2;
+    expect(&spec, "a b", "[CLS] a B [SEP]");
+}
+
+static void overlapping_strips_are_refused(void **state)
+{
+    (void)state;
+    tokenizer_added_token added[] = {
+        {.content = "[SEP]", .id = SEP, .rstrip = true},
+        {.content = " x", .id = E_ACUTE},
+    };
+    const char *vocab[N_VOCAB];
+    memcpy(vocab, VOCAB, sizeof vocab);
+    vocab[E_ACUTE] = NULL;
+    wordpiece_spec spec = PLAIN;
+    spec.vocab = vocab;
+    spec.added = added;
+    spec.n_added = 2;
+    expect_refused(&spec, MOE_E_UNSUPPORTED, "begins with white space");
+    added[0].rstrip = false;
+    expect(&spec, "a[SEP] x b", "[CLS] a [SEP]  x b [SEP]");
+}
+
 static void contradicting_added_tokens_are_refused(void **state)
 {
     (void)state;
@@ -458,6 +494,8 @@ int main(void)
         cmocka_unit_test(a_nul_is_a_character_like_others),
         cmocka_unit_test(added_tokens_are_found_before_anything_is_split),
         cmocka_unit_test(a_normalized_token_is_found_in_normalized_text),
+        cmocka_unit_test(of_two_tokens_with_one_pattern_the_special_one_counts),
+        cmocka_unit_test(overlapping_strips_are_refused),
         cmocka_unit_test(contradicting_added_tokens_are_refused),
         cmocka_unit_test(a_token_that_normalizes_to_nothing_is_refused),
         cmocka_unit_test(broken_vocabularies_are_refused),
