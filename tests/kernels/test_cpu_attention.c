@@ -55,7 +55,7 @@ static void check_attention(const machine *m, const attention_case *a, float mag
     float scale = 1 / sqrtf((float)head);
     m->b->ops->attention(m->b, qkv, a->d, a->n_heads, scale, cu_seqlens, a->n_seqs, y);
     for (int sequence = 0; sequence < a->n_seqs; sequence++) {
-        int s = a->lengths[sequence], step = s > 100 ? 41 : 1;
+        int s = a->lengths[sequence], step = s > 100 ? 41 : s > 40 ? 7 : 1;
         for (int h = 0; h < a->n_heads; h++)
             for (int i = 0; i < s; i += step) {
                 double expected[256], tolerance;
@@ -81,7 +81,7 @@ static void ragged_sequences_match_double_precision(void **state)
         {1, 64, 2, large}, {2, 128, 2, two}, {5, 4, 4, odd}, {5, 96, 1, odd},
     };
     for (int isa = 0; isa < N_ISAS; isa++)
-        for (int n_threads = 1; n_threads <= 3; n_threads++)
+        for (int n_threads = 1; n_threads <= 3; n_threads += 2)
             for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
                 machine m;
                 moe_backend_shape shape = shape_of(cases[i].d, cases[i].n_heads, 700);
