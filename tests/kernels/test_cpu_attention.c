@@ -1,4 +1,5 @@
 /* Attention on every ISA against softmax and sums in double precision. */
+#include "engine/cpu/kernels.h"
 #include "tests/kernels/harness.h"
 
 typedef struct { int n_seqs, d, n_heads; const int32_t *lengths; } attention_case;
@@ -110,6 +111,31 @@ static void large_scores_do_not_overflow(void **state)
     }
 }
 
+/* Any length, and scores so far below zero that a stray 0 among them would win. */
+static void softmax_matches_double_precision(void **state)
+{
+    (void)state;
+    for (int isa = 0; isa < N_ISAS; isa++) {
+        const cpu_kernels *kernels = cpu_kernels_find(all_isas[isa]);
+        if (!kernels)
+            continue;
+        rng r = rng_seed(19);
+        for (int n = 1; n < 70; n++) {
+            float *row = random_floats(&r, (size_t)n, 4);
+            double expected[70], sum = 0;
+            for (int i = 0; i < n; i++) {
+                row[i] += n % 3 == 0 ? -500.0f : n % 3 == 1 ? 500.0f : 0;
+                sum += expected[i] = exp(0.5 * ((double)row[i] - row[0]));
+            }
+            kernels->softmax(row, n, 0.5f);
+            for (int i = 0; i < n; i++) /* relative: exp and a sum of 70 */
+                assert_near(row[i], expected[i] / sum,
+                            20 * (double)FLT_EPSILON * expected[i] / sum, kernels->isa, n, i);
+            guarded_release();
+        }
+    }
+}
+
 static void a_sequence_has_the_same_bits_in_any_batch_on_any_threads(void **state)
 {
     (void)state;
@@ -145,6 +171,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(ragged_sequences_match_double_precision),
         cmocka_unit_test(large_scores_do_not_overflow),
+        cmocka_unit_test(softmax_matches_double_precision),
         cmocka_unit_test(a_sequence_has_the_same_bits_in_any_batch_on_any_threads),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
