@@ -29,6 +29,20 @@ typedef struct {
 int cli_parse(const char *usage, const cli_option *options, int argc, char **argv,
               int max_positional, const char **positional, int *n_positional);
 
+/* Readers of an option's value; a wrong one is named on stderr.
+ * "1,0.5,0.25", each in (0, 1]; returns how many, 0: wrong. */
+int cli_ratios(const char *command, const char *option, const char *text, int max_n,
+               double *out);
+/* "8,16", each in [min, max]; returns how many, 0: wrong. */
+int cli_ints(const char *command, const char *option, const char *text, int min, int max,
+             int max_n, int *out);
+/* The index of text in names (NULL at the end); -1: wrong. */
+int cli_choice(const char *command, const char *option, const char *text,
+               const char *const *names);
+
+/* Edits (insert, delete, replace a byte) between two names: for suggestions. */
+int cli_distance(const char *a, const char *b);
+
 /* Prints "moefy: MESSAGE" on stderr and returns EXIT_FAILED. */
 int cli_failed(const moe_error *err);
 /* The same for a wrong argument: EXIT_USAGE. */

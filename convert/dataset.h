@@ -1,8 +1,9 @@
 /* dataset.h: labelled text from outside, read whole and checked.
  *
- * TSV with a header (`sentence` or `sentence1`,`sentence2`, and `label`), or
- * JSONL (`text`, `text_pair`?, `label`?). A missing header, a row with too few
- * columns, a broken JSON line, invalid UTF-8: MOE_E_FORMAT with file and line. */
+ * TSV with a header (`sentence` or `sentence1`,`sentence2`, and `label`?), no
+ * quoting, or JSONL (`text`, `text_pair`?, `label`?). Empty lines are skipped. A
+ * missing header, a row with another number of columns, a broken JSON line,
+ * invalid UTF-8, no row at all: MOE_E_FORMAT with file and line. */
 #ifndef CONVERT_DATASET_H
 #define CONVERT_DATASET_H
 
@@ -24,7 +25,8 @@ typedef struct {
     struct dataset_memory *memory;
 } dataset;
 
-/* limit: rows to keep from the top, 0 all. path "-" reads standard input. */
+/* limit: rows to keep from the top, 0 all. path "-" reads standard input; the
+ * dataset borrows path. The hash is that of the whole file. */
 moe_status dataset_read(const char *path, int limit, dataset *out, moe_error *err);
 void dataset_free(dataset *d);
 

@@ -6,7 +6,10 @@
 
 /* Reads tokenizer.json where there is one, else vocab.txt; and
  * tokenizer_config.json, whose absence means BERT's defaults (lower case).
- * n_vocab: rows of the embedding table; an id at or past it is MOE_E_FORMAT. */
+ * What tokenizer_config.json states wins over tokenizer.json, as in transformers.
+ * n_vocab: rows of the embedding table; an id at or past it is MOE_E_FORMAT, and so
+ * is a row without a token, but for the last ones of a table padded to a multiple
+ * of 64. Another kind of tokenizer is MOE_E_UNSUPPORTED, naming key and values. */
 moe_status tokenizer_load(const char *dir, int n_vocab, moe_tokenizer **out,
                           moe_error *err);
 

@@ -30,7 +30,9 @@ typedef struct moe_tokenizer moe_tokenizer;
 moe_status tokenizer_create_wordpiece(const wordpiece_spec *spec,
                                       moe_tokenizer **out, moe_error *err);
 void tokenizer_destroy(moe_tokenizer *t);
-/* limit: the most tokens a result may have, special ones included (> 2). */
+/* limit: the most tokens a result may have, special ones included: at least 2, 3 for
+ * a pair, else MOE_E_ARGUMENT. in->max_tokens is not looked at (moe_tokenize does).
+ * A text of 2^30 bytes or more is MOE_E_LIMIT. Any thread; on failure *out is zero. */
 moe_status tokenizer_encode(const moe_tokenizer *t, const moe_text *in, int limit,
                             moe_tokens *out, moe_error *err);
 const char *tokenizer_token(const moe_tokenizer *t, int32_t id);

@@ -1,0 +1,259 @@
+/* bench.c: interleaved timing.
+ *
+ * The whole model goes through moe_forward, as a server would run it. Single
+ * operations go through the backend's table, over all layers in turn: one layer's
+ * weights repeated would stay in the cache and flatter batch 1. Token ids and
+ * activations are random with a fixed seed. Models without a router select
+ * uniformly random experts. */
+#include "convert/bench.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "convert/session.h"
+#include "engine/backend.h"
+#include "engine/model/model.h"
+
+static const double peak_seconds = 0.02;
+static const uint64_t seed = 20240607;
+
+static uint32_t draw(uint64_t *state)
+{
+    *state = *state * 6364136223846793005u + 1442695040888963407u;
+    return (uint32_t)(*state >> 33);
+}
+
+static float draw_float(uint64_t *state)
+{
+    return (float)draw(state) / (float)(1u << 30) - 1;
+}
+
+/* ---- operations ------------------------------------------------------------- */
+
+/* Multiplications and additions of a case, in billions. A layer's parts. */
+static double linear_gflop(double tokens, double d)
+{
+    return 2e-9 * tokens * d * 3 * d;
+}
+
+static double attention_gflop(double tokens, double seq, double d)
+{
+    return 4e-9 * tokens * seq * d;
+}
+
+static double ffn_gflop(double tokens, double d, double d_ff, double share)
+{
+    return 4e-9 * tokens * d * d_ff * share;
+}
+
+static double case_gflop(const moe_model_info *info, bench_what what, const bench_case *c)
+{
+    double tokens = (double)c->batch * c->seq, d = info->d_model;
+    double linear = linear_gflop(tokens, d), attention = attention_gflop(tokens, c->seq, d);
+    double ffn = ffn_gflop(tokens, d, info->d_ff, c->effective_ratio);
+    switch (what) {
+    case BENCH_LINEAR: return linear;
+    case BENCH_ATTENTION: return attention;
+    case BENCH_FFN: return ffn;
+    case BENCH_MODEL: break;
+    }
+    double head = 2e-9 * c->batch * d * (d + info->n_labels);
+    return (linear * 4 / 3 + attention + ffn) * info->n_layers + head;
+}
+
+/* ---- the whole model -------------------------------------------------------- */
+
+typedef struct {
+    const moe_model *m;
+    session s;
+    batch b;
+    bench_what what;
+    moe_backend *backend;                  /* the rest: single operations */
+    float *x, *y, *qkv, *scores;
+    int32_t *k, *cu_seqlens;
+    moe_route route;
+    int max_tokens;
+} bench_state;
+
+static moe_selector selector_for(const moe_model *m)
+{
+    return m->info.moefied && m->weights.layers[0].router.present ? MOE_SELECT_ROUTER
+                                                                  : MOE_SELECT_RANDOM;
+}
+
+static moe_status fill_batch(bench_state *t, const bench_case *c, moe_error *err)
+{
+    int32_t *ids = calloc(2 * (size_t)c->seq, sizeof *ids);
+    uint64_t state = seed;
+    moe_status status = ids ? MOE_OK : moe_fail(err, MOE_E_MEMORY, "out of memory");
+    batch_clear(&t->b);
+    for (int s = 0; status == MOE_OK && s < c->batch; s++) {
+        for (int i = 0; i < c->seq; i++)
+            ids[i] = (int32_t)(draw(&state) % (uint32_t)t->m->info.n_vocab);
+        status = batch_add(&t->b, ids, ids + c->seq, c->seq,
+                           (moe_selection){c->ratio, selector_for(t->m)}, err);
+    }
+    free(ids);
+    return status;
+}
+
+static moe_status time_model(bench_state *t, bench_case *c, double *ms, moe_error *err)
+{
+    moe_status status = fill_batch(t, c, err);
+    double start = cli_seconds();
+    if (status == MOE_OK)
+        status = batch_run(&t->b, &t->s, false, err);
+    *ms = 1000 * (cli_seconds() - start);
+    c->effective_ratio = 0;
+    for (int s = 0; status == MOE_OK && s < c->batch; s++)
+        c->effective_ratio += t->b.effective_ratio[s] / c->batch;
+    return status;
+}
+
+/* ---- single operations ------------------------------------------------------ */
+
+static moe_status operations_create(bench_state *t, moe_error *err)
+{
+    const moe_model_info *info = &t->m->info;
+    moe_backend_shape shape = {.max_tokens = t->max_tokens, .max_seq = info->max_tokens,
+                               .d_model = info->d_model, .n_heads = info->n_heads,
+                               .n_experts = info->n_experts};
+    size_t n = (size_t)t->max_tokens, d = (size_t)info->d_model;
+    size_t pairs = n * (size_t)info->n_experts;
+    moe_status status = moe_cpu_backend(t->s.pool, &shape, &t->backend, err);
+    if (status != MOE_OK)
+        return status;
+    moe_backend *b = t->backend;
+    t->x = b->ops->alloc(b, n * d * sizeof(float));
+    t->y = b->ops->alloc(b, 3 * n * d * sizeof(float));
+    t->qkv = b->ops->alloc(b, 3 * n * d * sizeof(float));
+    t->scores = b->ops->alloc(b, pairs * sizeof(float));
+    t->route.bound = b->ops->alloc(b, (n + 1) * sizeof(int32_t));
+    t->route.expert = b->ops->alloc(b, pairs * sizeof(int32_t));
+    t->k = malloc(n * sizeof *t->k);
+    t->cu_seqlens = malloc((n + 1) * sizeof *t->cu_seqlens);
+    float *random = malloc((pairs > 3 * n * d ? pairs : 3 * n * d) * sizeof *random);
+    if (!t->x || !t->y || !t->qkv || !t->scores || !t->route.bound || !t->route.expert ||
+        !t->k || !t->cu_seqlens || !random) {
+        free(random);
+        return moe_fail(err, MOE_E_MEMORY, "out of memory for %d tokens", t->max_tokens);
+    }
+    uint64_t state = seed;
+    for (size_t i = 0; i < pairs || i < 3 * n * d; i++)
+        random[i] = draw_float(&state);
+    b->ops->put(b, t->x, random, n * d * sizeof(float));
+    b->ops->put(b, t->qkv, random, 3 * n * d * sizeof(float));
+    b->ops->put(b, t->scores, random, pairs * sizeof(float));
+    free(random);
+    return MOE_OK;
+}
+
+/* Routes the case's tokens to uniformly random experts; NULL where dense. */
+static const moe_route *make_route(bench_state *t, bench_case *c)
+{
+    int n = c->batch * c->seq, experts = t->m->info.n_experts;
+    int k = (int)(c->ratio * experts + 0.5);
+    k = k < 1 ? 1 : k > experts ? experts : k;
+    c->effective_ratio = (double)k / experts;
+    if (k == experts)
+        return NULL;
+    for (int i = 0; i < n; i++)
+        t->k[i] = k;
+    t->backend->ops->select(t->backend, t->scores, t->k, n, experts, &t->route);
+    return &t->route;
+}
+
+static moe_status time_operation(bench_state *t, bench_case *c, double *ms, moe_error *err)
+{
+    moe_backend *b = t->backend;
+    const moe_model_info *info = &t->m->info;
+    int n = c->batch * c->seq;
+    const moe_route *route = NULL;
+    (void)err;
+    c->effective_ratio = 1;
+    if (t->what == BENCH_FFN)
+        route = make_route(t, c);
+    for (int s = 0; s <= c->batch; s++)
+        t->cu_seqlens[s] = s * c->seq;
+    double start = cli_seconds();
+    for (int l = 0; l < info->n_layers; l++) {
+        const moe_layer *w = &t->m->weights.layers[l];
+        if (t->what == BENCH_FFN)
+            b->ops->ffn(b, &w->ffn, t->x, n, route, t->y);
+        else if (t->what == BENCH_LINEAR)
+            b->ops->linear(b, &w->qkv, MOE_ACT_NONE, t->x, n, t->y);
+        else
+            b->ops->attention(b, t->qkv, info->d_model, info->n_heads, t->m->attention_scale,
+                              t->cu_seqlens, c->batch, t->y);
+    }
+    *ms = 1000 * (cli_seconds() - start) / info->n_layers;
+    return MOE_OK;
+}
+
+/* ---- the rounds ------------------------------------------------------------- */
+
+static moe_status run_round(bench_state *t, bench_plan *p, int round, moe_error *err)
+{
+    moe_status status = MOE_OK;
+    for (int i = 0; status == MOE_OK && i < p->n_cases; i++) {
+        bench_case *c = &p->cases[i];
+        double ms;
+        status = (p->what == BENCH_MODEL ? time_model : time_operation)(t, c, &ms, err);
+        if (round >= 0)
+            c->ms[round] = ms;
+    }
+    double gflops = peak_gflops(p->peak_isa, p->threads_used, peak_seconds);
+    if (round >= 0)
+        p->peak[round] = gflops;
+    return status;
+}
+
+static int ascending(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static void finish(const moe_model *m, bench_plan *p)
+{
+    for (int i = 0; i < p->n_cases; i++) {
+        qsort(p->cases[i].ms, (size_t)p->n_runs, sizeof(double), ascending);
+        p->cases[i].gflop = case_gflop(&m->info, p->what, &p->cases[i]);
+    }
+    qsort(p->peak, (size_t)p->n_runs, sizeof(double), ascending);
+}
+
+moe_status bench_run(const moe_model *m, bench_plan *p, progress *bar, moe_error *err)
+{
+    bench_state t = {.m = m, .what = p->what};
+    for (int i = 0; i < p->n_cases; i++)
+        if (p->cases[i].batch * p->cases[i].seq > t.max_tokens)
+            t.max_tokens = p->cases[i].batch * p->cases[i].seq;
+    moe_status status = session_open_on(&t.s, m, p->n_threads, err);
+    if (status != MOE_OK)
+        return status;
+    snprintf(p->isa, sizeof p->isa, "%s", moe_engine_isa(t.s.engine));
+    p->threads_used = moe_pool_threads(t.s.pool);
+    if (p->what != BENCH_MODEL)
+        status = operations_create(&t, err);
+    for (int round = -1; status == MOE_OK && round < p->n_runs; round++) {
+        status = run_round(&t, p, round, err); /* -1 warms up */
+        progress_update(bar, round + 1, NULL);
+    }
+    if (status == MOE_OK)
+        finish(m, p);
+    if (t.backend)
+        t.backend->ops->destroy(t.backend);
+    free(t.k);
+    free(t.cu_seqlens);
+    batch_free(&t.b);
+    session_close(&t.s);
+    return status;
+}
+
+double bench_percentile(const double *sorted, int n, double share)
+{
+    int rank = (int)(share * n + 0.999999);
+    return sorted[rank < 1 ? 0 : rank > n ? n - 1 : rank - 1];
+}

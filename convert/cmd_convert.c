@@ -1,0 +1,267 @@
+/* cmd_convert.c: moefy convert - options, checks, and the report at the end. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "convert/card.h"
+#include "convert/cli.h"
+#include "convert/convert.h"
+#include "convert/interrupt.h"
+#include "convert/json.h"
+#include "convert/write.h"
+
+static const char usage[] =
+    "moefy convert SRC -o OUT --calibrate FILE [options]\n"
+    "Cuts the FFNs of the checkpoint SRC into experts and trains their routers on\n"
+    "the text of FILE (TSV with a header, or JSONL; labels are not needed).";
+
+enum { MAX_CALIBRATION_TOKENS = 1 << 24, FEW_TOKENS = 4096 };
+static const uint64_t max_seed = 1ULL << 53; /* exact in JSON */
+
+typedef struct {
+    const char *out, *calibrate, *split, *router, *layers, *dtype;
+    int expert_size, threads, max_tokens;
+    uint64_t seed;
+    bool json;
+    const char *source;
+    int n_positional;
+} arguments;
+
+static int parse(int argc, char **argv, arguments *a)
+{
+    *a = (arguments){.split = "coactivation", .router = "mlp", .dtype = "f32",
+                     .expert_size = MOE_EXPERT_SIZE, .max_tokens = 65536, .seed = 1};
+    const cli_option options[] = {
+        {"-o", OPT_STRING, &a->out, 0, 0, "OUT", "directory to write"},
+        {"--calibrate", OPT_STRING, &a->calibrate, 0, 0, "FILE", "calibration text"},
+        {"--split", OPT_STRING, &a->split, 0, 0, "KIND",
+         "coactivation, clustering or random (default coactivation)"},
+        {"--router", OPT_STRING, &a->router, 0, 0, "KIND",
+         "mlp, similarity or random (default mlp)"},
+        {"--expert-size", OPT_INT, &a->expert_size, 1, 1 << 20, "N",
+         "neurons of an expert: 32"},
+        {"--layers", OPT_STRING, &a->layers, 0, 0, "LIST",
+         "layers to convert, as in 0-3,5 (default all)"},
+        {"--dtype", OPT_STRING, &a->dtype, 0, 0, "TYPE", "of the weights: f32"},
+        {"--seed", OPT_UINT64, &a->seed, 0, 0, "N",
+         "the same seed gives the same model (default 1)"},
+        {"--threads", OPT_INT, &a->threads, 0, 1024, "N",
+         "compute threads (default: all that this process may use)"},
+        {"--max-tokens", OPT_INT, &a->max_tokens, 1, MAX_CALIBRATION_TOKENS, "N",
+         "calibration tokens to use, spread over FILE (default 65536)"},
+        {"--json", OPT_FLAG, &a->json, 0, 0, NULL, "print one JSON object"},
+        {.name = NULL},
+    };
+    return cli_parse(usage, options, argc, argv, 1, &a->source, &a->n_positional);
+}
+
+/* "a, b or c" of the names of a table of kinds. */
+static void list_names(const char *const *names, int n, char *text, size_t size)
+{
+    size_t at = 0;
+    text[0] = 0;
+    for (int i = 0; i < n && at < size; i++) {
+        int more = snprintf(text + at, size - at, "%s%s",
+                            i == 0 ? "" : i == n - 1 ? " or " : ", ", names[i]);
+        at += more > 0 ? (size_t)more : 0;
+    }
+}
+
+static int find_split(const char *name, const split_kind **out)
+{
+    const char *names[16], *known = name ? name : "";
+    char list[256];
+    int n = 0;
+    for (*out = split_kinds; (*out)->name; ++*out) {
+        if (!strcmp((*out)->name, known))
+            return -1;
+        if (n < 16)
+            names[n++] = (*out)->name;
+    }
+    list_names(names, n, list, sizeof list);
+    return cli_usage("--split is '%s', expected %s", known, list);
+}
+
+static int find_router(const char *name, const router_kind **out)
+{
+    const char *names[16], *known = name ? name : "";
+    char list[256];
+    int n = 0;
+    for (*out = router_kinds; (*out)->name; ++*out) {
+        if (!strcmp((*out)->name, known))
+            return -1;
+        if (n < 16)
+            names[n++] = (*out)->name;
+    }
+    list_names(names, n, list, sizeof list);
+    return cli_usage("--router is '%s', expected %s", known, list);
+}
+
+/* What can be checked before any file is opened. -1: go on. */
+static int check(const arguments *a, convert_options *o)
+{
+    if (a->n_positional < 1)
+        return cli_usage("convert needs the checkpoint to convert: moefy convert SRC -o "
+                         "OUT --calibrate FILE");
+    if (!a->out)
+        return cli_usage("convert needs -o OUT, the directory to write");
+    if (!a->calibrate)
+        return cli_usage("convert needs --calibrate FILE, text to learn from");
+    if (a->expert_size != MOE_EXPERT_SIZE)
+        return cli_usage("--expert-size is %d, expected %d", a->expert_size,
+                         MOE_EXPERT_SIZE);
+    if (strcmp(a->dtype, "f32") != 0)
+        return cli_usage("--dtype is '%s', expected f32", a->dtype);
+    if (a->seed > max_seed)
+        return cli_usage("--seed is %llu, expected at most %llu",
+                         (unsigned long long)a->seed, (unsigned long long)max_seed);
+    int code = find_split(a->split, &o->split);
+    return code >= 0 ? code : find_router(a->router, &o->router);
+}
+
+/* "0-3,5" into wanted [n_layers]; false: malformed or out of range. */
+static bool parse_layers(const char *list, int n_layers, bool *wanted)
+{
+    for (const char *at = list; ; at++) {
+        char *end;
+        if (*at < '0' || *at > '9')
+            return false;
+        long first = strtol(at, &end, 10), last = first;
+        if (*end == '-') {
+            at = end + 1;
+            if (*at < '0' || *at > '9')
+                return false;
+            last = strtol(at, &end, 10);
+        }
+        if (first > last || last >= n_layers)
+            return false;
+        for (long l = first; l <= last; l++)
+            wanted[l] = true;
+        if (!*end)
+            return true;
+        if (*end != ',')
+            return false;
+        at = end;
+    }
+}
+
+static void note(const arguments *a, const moe_model *m, const converted *c)
+{
+    if (strcmp(m->info.activation, "relu") != 0)
+        fprintf(stderr, "moefy: note: %s is not ReLU: experts are told apart by positive "
+                "activations, and fewer can be skipped\n", m->info.activation);
+    if (c->n_tokens < FEW_TOKENS)
+        fprintf(stderr, "moefy: note: %s gives %d tokens: some %d or more make a better "
+                "model\n", a->calibrate, c->n_tokens, 4 * FEW_TOKENS);
+    if (c->n_unknown > c->n_tokens / 5)
+        fprintf(stderr, "moefy: note: %.0f%% of the tokens of %s are not in the model's "
+                "vocabulary\n", 100.0 * c->n_unknown / c->n_tokens, a->calibrate);
+}
+
+static void report_json(const arguments *a, const convert_options *o,
+                        const converted *c, double seconds)
+{
+    json *j = json_object();
+    json_add_string(j, "output", a->out);
+    json_add_string(j, "split", o->split->name);
+    json_add_string(j, "router", o->router->name);
+    card_add_layers(j, c, o);
+    json_add_number(j, "seconds", seconds, 4);
+    json_add_int(j, "tokens", c->n_tokens);
+    json_print_line(stdout, j);
+    json_free(j);
+}
+
+static void report_text(const arguments *a, const convert_options *o,
+                        const converted *c, double seconds)
+{
+    card_print_layers(stdout, c, o);
+    printf("\n%s: split %s, router %s, %d tokens, %.1f s\n", a->out, o->split->name,
+           o->router->name, c->n_tokens, seconds);
+    printf("next: moefy eval %s --data FILE --ratio 1,0.5,0.25   or   moefied --model "
+           "NAME=%s\n", a->out, a->out);
+}
+
+/* Converts and writes; signals are held meanwhile. */
+static moe_status convert_to(const arguments *a, const moe_model *m, const dataset *data,
+                             convert_options *o, converted *c, moe_error *err)
+{
+    outdir out;
+    progress bar = {.label = NULL};
+    moe_status status = outdir_create(a->out, OUTDIR_MAY_REPLACE, &out, err);
+    if (status != MOE_OK)
+        return status;
+    o->spool_dir = out.temp;
+    status = convert_model(m, data, o, &bar, c, err);
+    if (status == MOE_OK)
+        status = write_model(&out, m, c, o, data, err);
+    if (status == MOE_OK)
+        status = interrupt_check(err);
+    if (status == MOE_OK)
+        status = outdir_commit(&out, err);
+    outdir_close(&out);
+    return status;
+}
+
+static int run(const arguments *a, convert_options *o, const moe_model *m, bool *wanted)
+{
+    const double start = cli_seconds();
+    dataset data;
+    moe_error err;
+    converted c = {.n_tokens = 0};
+    for (int l = 0; l < m->info.n_layers; l++)
+        wanted[l] = !a->layers;
+    if (a->layers && !parse_layers(a->layers, m->info.n_layers, wanted))
+        return cli_usage("--layers is '%s', expected layers of 0 to %d, as in 0-3,5",
+                         a->layers, m->info.n_layers - 1);
+    if (dataset_read(a->calibrate, 0, &data, &err) != MOE_OK)
+        return cli_failed(&err);
+    o->wanted = wanted;
+    interrupt_begin();
+    moe_status status = convert_to(a, m, &data, o, &c, &err);
+    int code = EXIT_DONE;
+    if (status != MOE_OK) {
+        code = cli_failed(&err);
+    } else {
+        note(a, m, &c);
+        (a->json ? report_json : report_text)(a, o, &c, cli_seconds() - start);
+    }
+    converted_free(&c);
+    dataset_free(&data);
+    interrupt_end();
+    return code;
+}
+
+int cmd_convert(int argc, char **argv)
+{
+    arguments a;
+    convert_options o = {.split = NULL};
+    moe_model *m;
+    moe_error err;
+    int code = parse(argc, argv, &a);
+    if (code < 0)
+        code = check(&a, &o);
+    if (code >= 0)
+        return code;
+    o.seed = a.seed;
+    o.max_tokens = a.max_tokens;
+    o.n_threads = a.threads;
+    if (moe_model_open(a.source, &m, &err) != MOE_OK)
+        return cli_failed(&err);
+    if (m->info.moefied) {
+        moe_fail(&err, MOE_E_ARGUMENT, "%s: is MoEfied already; moefy export writes a "
+                 "dense checkpoint of it", a.source);
+        moe_model_close(m);
+        return cli_failed(&err);
+    }
+    bool *wanted = calloc((size_t)m->info.n_layers, sizeof *wanted);
+    if (wanted) {
+        code = run(&a, &o, m, wanted);
+    } else {
+        moe_fail(&err, MOE_E_MEMORY, "no memory for %d layers", m->info.n_layers);
+        code = cli_failed(&err);
+    }
+    free(wanted);
+    moe_model_close(m);
+    return code;
+}

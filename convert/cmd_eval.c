@@ -1,0 +1,199 @@
+/* cmd_eval.c: moefy eval - what a ratio costs in quality: options and output. */
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "convert/cli.h"
+#include "convert/evaluate.h"
+#include "convert/json.h"
+#include "convert/metrics.h"
+#include "convert/table.h"
+
+static const char usage[] =
+    "moefy eval MODEL --data FILE [--ratio 1,0.5,0.25] [options]\n"
+    "Runs FILE (TSV with a header, or JSONL with labels) at each ratio: accuracy,\n"
+    "agreement and KL divergence against the same model dense, share of the positive\n"
+    "activation kept. Intervals are Wilson's at 95%.";
+
+enum { MAX_RATIOS = 64, DIGITS = 6 };
+
+static const char *const selections[] = {"router", "oracle", "random", "frequency", NULL};
+
+typedef struct {
+    const char *model, *data, *ratio_text, *selection_text;
+    double ratios[MAX_RATIOS];
+    int n_positional, n_ratios, limit, threads, selection;
+    bool json;
+} arguments;
+
+/* ---- output ----------------------------------------------------------------- */
+
+static void print_json(const arguments *a, const session *s, const evaluation *results)
+{
+    json *j = json_object();
+    json_add_string(j, "model", a->model);
+    json_add_string(j, "task", task_name(s->info->task));
+    json_add_string(j, "data", a->data);
+    json_add_string(j, "selection", selections[a->selection]);
+    json_add_int(j, "examples", results[0].n);
+    json *list = json_add(j, "results", json_array());
+    for (int i = 0; i < a->n_ratios; i++) {
+        const evaluation *r = &results[i];
+        json *row = json_add(list, NULL, json_object());
+        json_add_number(row, "ratio", r->ratio, DIGITS);
+        json_add_number(row, "effective_ratio", r->effective_ratio, DIGITS);
+        if (s->info->task == MOE_TASK_REGRESS) {
+            json_add_number(row, "pearson", r->pearson, DIGITS);
+            json_add_number(row, "spearman", r->spearman, DIGITS);
+            json_add_number(row, "mean_abs_difference", r->mean_abs_difference, DIGITS);
+        } else {
+            json_add_number(row, "accuracy", r->accuracy, DIGITS);
+            json_add_number(row, "agreement", r->agreement, DIGITS);
+            json_add_number(row, "kl", r->kl, DIGITS);
+        }
+        json_add_number(row, "mass", r->mass, DIGITS);
+    }
+    json_print_line(stdout, j);
+    json_free(j);
+}
+
+/* "89.22% [87.0, 91.1]", or "-" where there are no labels. */
+static void print_share(int hits, int n)
+{
+    char text[64] = "-";
+    interval w = wilson_interval(hits, n);
+    if (hits >= 0)
+        snprintf(text, sizeof text, "%.2f%% [%.1f, %.1f]", 100.0 * hits / n, 100 * w.low,
+                 100 * w.high);
+    printf("  %22s", text);
+}
+
+static void print_row(const evaluation *r, bool regress)
+{
+    printf("%6g  %9.3f", r->ratio, r->effective_ratio);
+    if (regress) {
+        printf("  %8.4f  %8.4f  %10.4f", r->pearson, r->spearman, r->mean_abs_difference);
+    } else {
+        print_share(r->n_correct, r->n);
+        print_share(r->n_agree, r->n);
+        printf("  %8.4f", r->kl);
+    }
+    if (isnan(r->mass))
+        printf("  %6s\n", "-");
+    else
+        printf("  %5.1f%%\n", 100 * r->mass);
+}
+
+static void print_table(const arguments *a, const session *s, const evaluation *results,
+                        double seconds)
+{
+    bool regress = s->info->task == MOE_TASK_REGRESS;
+    printf("%s%s%s on %s: %d examples, experts chosen by %s, %.1f s\n\n", table_bold(),
+           a->model, table_plain(), a->data, results[0].n,
+           a->selection == MOE_SELECT_ROUTER ? "the router" : selections[a->selection],
+           seconds);
+    printf("%s%6s  %9s", table_dim(), "ratio", "effective");
+    if (regress)
+        printf("  %8s  %8s  %10s", "Pearson", "Spearman", "from dense");
+    else
+        printf("  %22s  %22s  %8s", "accuracy", "agreement with dense", "KL nats");
+    printf("  %6s%s\n", "mass", table_plain());
+    for (int i = 0; i < a->n_ratios; i++)
+        print_row(&results[i], regress);
+    if (!s->info->moefied)
+        printf("\nnext: moefy convert %s -o OUT --calibrate FILE\n", a->model);
+    else if (a->selection == MOE_SELECT_ROUTER)
+        printf("\nnext: the same with --selection oracle or random, the router's bounds;  "
+               "moefied --model NAME=%s\n", a->model);
+}
+
+/* ---- the command ------------------------------------------------------------ */
+
+/* What the model cannot do, said before any work. */
+static moe_status check_model(const arguments *a, const moe_model_info *info, moe_error *err)
+{
+    bool sparse = false;
+    for (int i = 0; i < a->n_ratios; i++)
+        sparse |= a->ratios[i] < 1;
+    if (info->task == MOE_TASK_MULTI_LABEL)
+        return moe_fail(err, MOE_E_UNSUPPORTED, "%s: eval measures one label a row, this model "
+                        "gives several", a->model);
+    if (sparse && !info->moefied &&
+        (a->selection == MOE_SELECT_ROUTER || a->selection == MOE_SELECT_FREQUENCY))
+        return moe_fail(err, MOE_E_ARGUMENT, "%s: is not MoEfied and has no %s: expected "
+                        "--ratio 1, or --selection oracle or random", a->model,
+                        selections[a->selection]);
+    return MOE_OK;
+}
+
+static moe_status run(const arguments *a, session *s, moe_error *err)
+{
+    dataset d;
+    examples x;
+    evaluation results[MAX_RATIOS];
+    progress bar;
+    moe_status status = dataset_read(a->data, a->limit, &d, err);
+    if (status != MOE_OK)
+        return status;
+    status = examples_create(s->in_use, &d, &x, err);
+    dataset_free(&d); /* the tokens are enough */
+    if (status != MOE_OK)
+        return status;
+    double start = cli_seconds();
+    progress_begin(&bar, "eval", (int64_t)x.n_rows * (a->n_ratios + 1));
+    status = evaluate(s, &x, (moe_selector)a->selection, a->ratios, a->n_ratios, &bar,
+                      results, err);
+    progress_end(&bar);
+    if (status == MOE_OK && a->json)
+        print_json(a, s, results);
+    else if (status == MOE_OK)
+        print_table(a, s, results, cli_seconds() - start);
+    examples_free(&x);
+    return status;
+}
+
+static int parse(int argc, char **argv, arguments *a)
+{
+    *a = (arguments){.ratio_text = "1,0.5,0.25,0.125", .selection_text = "router"};
+    const cli_option options[] = {
+        {"--data", OPT_STRING, &a->data, 0, 0, "FILE", "labelled text; - is standard input"},
+        {"--ratio", OPT_STRING, &a->ratio_text, 0, 0, "LIST",
+         "shares of the FFN neurons (default 1,0.5,0.25,0.125)"},
+        {"--selection", OPT_STRING, &a->selection_text, 0, 0, "KIND",
+         "router, oracle, random or frequency (default router)"},
+        {"--limit", OPT_INT, &a->limit, 1, INT32_MAX, "N", "use the first N rows only"},
+        {"--threads", OPT_INT, &a->threads, 0, 1024, "N",
+         "compute threads (default: all that this process may use)"},
+        {"--json", OPT_FLAG, &a->json, 0, 0, NULL, "print one JSON object"},
+        {.name = NULL},
+    };
+    int code = cli_parse(usage, options, argc, argv, 1, &a->model, &a->n_positional);
+    if (code >= 0)
+        return code;
+    if (a->n_positional < 1)
+        return cli_usage("eval: needs the directory of a model");
+    if (!a->data)
+        return cli_usage("eval: needs --data FILE, labelled text");
+    a->n_ratios = cli_ratios("eval", "--ratio", a->ratio_text, MAX_RATIOS, a->ratios);
+    if (!a->n_ratios)
+        return EXIT_USAGE;
+    a->selection = cli_choice("eval", "--selection", a->selection_text, selections);
+    return a->selection >= 0 ? -1 : EXIT_USAGE;
+}
+
+int cmd_eval(int argc, char **argv)
+{
+    arguments a;
+    session s;
+    moe_error err;
+    int code = parse(argc, argv, &a);
+    if (code >= 0)
+        return code;
+    if (session_open(&s, a.model, a.threads, &err) != MOE_OK)
+        return cli_failed(&err);
+    moe_status status = check_model(&a, s.info, &err);
+    if (status == MOE_OK)
+        status = run(&a, &s, &err);
+    session_close(&s);
+    return status == MOE_OK ? EXIT_DONE : cli_failed(&err);
+}

@@ -1,0 +1,263 @@
+/* cmd_run.c: moefy run - what the model says of a text, at a ratio.
+ *
+ * One text (or pair) from the command line, or a stream of JSONL rows: rows are
+ * collected into batches for speed and answered in their order, a JSON object a
+ * line. A batch goes when it is full, or when nothing more is there to read, so
+ * memory is bounded and a writer that waits for its answer gets it. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "convert/cli.h"
+#include "convert/json.h"
+#include "convert/jsonl.h"
+#include "convert/session.h"
+#include "convert/table.h"
+
+static const char usage[] =
+    "moefy run MODEL [--ratio R] \"TEXT\" [\"SECOND TEXT\"]   or   moefy run MODEL --input FILE\n"
+    "Classifies a text with the share R of the FFN neurons. FILE is JSONL (text,\n"
+    "text_pair?; - is standard input): one JSON object a line, in order.";
+
+enum { BATCH_TOKENS = 4096, BATCH_ROWS = 1024, FLOAT_DIGITS = 9, BAR_WIDTH = 20 };
+
+typedef struct {
+    const char *input, *ratio_text, *positional[3];
+    double ratio;
+    int n_positional, threads;
+    bool json;
+} arguments;
+
+/* ---- one sequence's answer -------------------------------------------------- */
+
+/* Labels by descending logit; ties keep their order. order [n_labels]: out. */
+static void rank_labels(const float *logits, int n, int *order)
+{
+    for (int i = 0; i < n; i++) {
+        int at = i;
+        while (at > 0 && logits[i] > logits[order[at - 1]]) {
+            order[at] = order[at - 1];
+            at--;
+        }
+        order[at] = i;
+    }
+}
+
+/* Room for what is said of one sequence's labels. */
+typedef struct { float *scores; int *order; } ranking;
+
+static moe_status ranking_create(ranking *r, int n_labels, moe_error *err)
+{
+    r->scores = malloc((size_t)n_labels * sizeof *r->scores);
+    r->order = malloc((size_t)n_labels * sizeof *r->order);
+    if (r->scores && r->order)
+        return MOE_OK;
+    free(r->scores);
+    free(r->order);
+    return moe_fail(err, MOE_E_MEMORY, "out of memory for %d labels", n_labels);
+}
+
+static void ranking_free(ranking *r)
+{
+    free(r->scores);
+    free(r->order);
+}
+
+/* Sets r to the scores and order of sequence i; returns its logits. */
+static const float *rank(const session *s, const batch *b, int i, ranking *r)
+{
+    const float *logits = b->logits + (size_t)i * (size_t)b->n_labels;
+    moe_scores(s->in_use, logits, r->scores);
+    rank_labels(logits, b->n_labels, r->order);
+    return logits;
+}
+
+static void add_answer(json *j, const session *s, const batch *b, int i, ranking *r)
+{
+    const float *logits = rank(s, b, i, r);
+    json *ids = json_add(j, "ids", json_array());
+    json *types = json_add(j, "type_ids", json_array());
+    for (int t = b->cu_seqlens[i]; t < b->cu_seqlens[i + 1]; t++) {
+        json_add_int(ids, NULL, b->ids[t]);
+        json_add_int(types, NULL, b->types[t]);
+    }
+    json *list = json_add(j, "logits", json_array());
+    for (int l = 0; l < b->n_labels; l++)
+        json_add_number(list, NULL, logits[l], FLOAT_DIGITS);
+    json *scores = json_add(j, "scores", json_array());
+    for (int l = 0; l < b->n_labels; l++) {
+        int label = r->order[l];
+        json *score = json_add(scores, NULL, json_object());
+        json_add_string(score, "label", s->info->labels[label]);
+        json_add_number(score, "score", r->scores[label], FLOAT_DIGITS);
+        json_add_number(score, "logit", logits[label], FLOAT_DIGITS);
+    }
+    json_add_number(j, "ratio", b->selection[i].ratio, FLOAT_DIGITS);
+    json_add_number(j, "effective_ratio", b->effective_ratio[i], FLOAT_DIGITS);
+}
+
+static moe_status print_json(json *j, moe_error *err)
+{
+    bool printed = json_print_line(stdout, j);
+    json_free(j);
+    return printed ? MOE_OK
+                   : moe_fail(err, MOE_E_IO, "standard output: could not write an answer");
+}
+
+/* ---- a text from the command line ------------------------------------------ */
+
+static void print_answer(const session *s, const batch *b, ranking *r, double seconds)
+{
+    const float *logits = rank(s, b, 0, r);
+    char bar[BAR_WIDTH + 1];
+    int width = 5;
+    for (int l = 0; l < b->n_labels; l++)
+        if ((int)strlen(s->info->labels[l]) > width)
+            width = (int)strlen(s->info->labels[l]);
+    bool regress = s->info->task == MOE_TASK_REGRESS;
+    for (int i = 0; i < b->n_labels; i++) {
+        int l = r->order[i];
+        table_bar(regress ? 0 : r->scores[l], BAR_WIDTH, bar, sizeof bar);
+        printf("%s", i == 0 ? table_bold() : "");
+        table_left(s->info->labels[l], width);
+        if (regress)
+            printf("  %8.4f%s\n", logits[l], table_plain());
+        else
+            printf("  %6.4f  %s  logit %+8.4f%s\n", r->scores[l], bar, logits[l],
+                   table_plain());
+    }
+    double effective = b->effective_ratio[0];
+    printf("\nratio %g: %.1f%% of the FFN neurons computed (%.0f of %d a token and layer), "
+           "%d tokens, %.1f ms, %d thread%s, %s\n", b->selection[0].ratio, 100 * effective,
+           effective * s->info->d_ff, s->info->d_ff, b->n_tokens, 1000 * seconds,
+           moe_pool_threads(s->pool), moe_pool_threads(s->pool) == 1 ? "" : "s",
+           moe_engine_isa(s->engine));
+    if (!s->info->moefied)
+        printf("next: moefy convert %s -o OUT --calibrate FILE, for ratios below 1\n",
+               s->info->dir);
+}
+
+static moe_status add_row(batch *b, const session *s, const dataset_row *row, double ratio,
+                          moe_error *err)
+{
+    moe_tokens t;
+    moe_status status = row_tokenize(s->in_use, row, false, &t, err);
+    if (status != MOE_OK)
+        return status;
+    status = batch_add(b, t.ids, t.types, t.n, (moe_selection){.ratio = ratio}, err);
+    moe_tokens_free(&t);
+    return status;
+}
+
+static moe_status run_text(const arguments *a, session *s, batch *b, ranking *r,
+                           moe_error *err)
+{
+    const char *text = a->positional[1], *pair = a->n_positional > 2 ? a->positional[2] : NULL;
+    dataset_row row = {.text = text, .text_bytes = strlen(text), .pair = pair,
+                       .pair_bytes = pair ? strlen(pair) : 0};
+    moe_status status = add_row(b, s, &row, a->ratio, err);
+    double start = cli_seconds();
+    if (status == MOE_OK)
+        status = batch_run(b, s, false, err);
+    if (status != MOE_OK)
+        return status;
+    if (!a->json) {
+        print_answer(s, b, r, cli_seconds() - start);
+        return MOE_OK;
+    }
+    json *j = json_object();
+    json_add_string(j, "task", task_name(s->info->task));
+    add_answer(j, s, b, 0, r);
+    return print_json(j, err);
+}
+
+/* ---- a stream of rows ------------------------------------------------------- */
+
+static moe_status flush_batch(session *s, batch *b, ranking *r, moe_error *err)
+{
+    moe_status status = batch_run(b, s, false, err);
+    for (int i = 0; status == MOE_OK && i < b->n_seqs; i++) {
+        json *j = json_object();
+        add_answer(j, s, b, i, r);
+        status = print_json(j, err);
+    }
+    batch_clear(b);
+    fflush(stdout);
+    return status;
+}
+
+static moe_status run_stream(const arguments *a, session *s, batch *b, ranking *r,
+                             moe_error *err)
+{
+    line_reader lines;
+    dataset_row row;
+    moe_error later; /* a broken row is told after the answers before it */
+    moe_status status = lines_open(&lines, a->input, err), read;
+    if (status != MOE_OK)
+        return status;
+    do {
+        read = jsonl_next(&lines, &row, &later);
+        bool more = read == MOE_OK && row.text;
+        if (more)
+            status = add_row(b, s, &row, a->ratio, err);
+        jsonl_row_free(&row);
+        bool full = b->n_tokens >= BATCH_TOKENS || b->n_seqs >= BATCH_ROWS;
+        if (status == MOE_OK && (!more || full || !lines_ready(&lines)))
+            status = flush_batch(s, b, r, err);
+        if (!more)
+            break;
+    } while (status == MOE_OK);
+    lines_close(&lines);
+    if (status == MOE_OK && read != MOE_OK && err)
+        *err = later;
+    return status == MOE_OK ? read : status;
+}
+
+/* ---- the command ------------------------------------------------------------ */
+
+static int parse(int argc, char **argv, arguments *a)
+{
+    *a = (arguments){.ratio_text = "1"};
+    const cli_option options[] = {
+        {"--ratio", OPT_STRING, &a->ratio_text, 0, 0, "R",
+         "share of the FFN neurons, over 0 and at most 1 (default 1: dense)"},
+        {"--input", OPT_STRING, &a->input, 0, 0, "FILE", "JSONL rows instead of a text"},
+        {"--threads", OPT_INT, &a->threads, 0, 1024, "N",
+         "compute threads (default: all that this process may use)"},
+        {"--json", OPT_FLAG, &a->json, 0, 0, NULL, "print one JSON object"},
+        {.name = NULL},
+    };
+    int code = cli_parse(usage, options, argc, argv, 3, a->positional, &a->n_positional);
+    if (code >= 0)
+        return code;
+    if (a->n_positional < 1)
+        return cli_usage("run: needs the directory of a model");
+    if (!a->input == (a->n_positional == 1))
+        return cli_usage("run: needs either a text or --input FILE");
+    return cli_ratios("run", "--ratio", a->ratio_text, 1, &a->ratio) ? -1 : EXIT_USAGE;
+}
+
+int cmd_run(int argc, char **argv)
+{
+    arguments a;
+    session s;
+    ranking r;
+    batch b = {0};
+    moe_error err;
+    int code = parse(argc, argv, &a);
+    if (code >= 0)
+        return code;
+    if (session_open(&s, a.positional[0], a.threads, &err) != MOE_OK)
+        return cli_failed(&err);
+    if (!s.info->moefied && a.ratio < 1)
+        fprintf(stderr, "moefy: note: %s is not MoEfied and runs dense\n", s.info->dir);
+    moe_status status = ranking_create(&r, s.info->n_labels, &err);
+    if (status == MOE_OK) {
+        status = (a.input ? run_stream : run_text)(&a, &s, &b, &r, &err);
+        ranking_free(&r);
+    }
+    batch_free(&b);
+    session_close(&s);
+    fflush(stdout); /* before a message about what went wrong */
+    return status == MOE_OK ? EXIT_DONE : cli_failed(&err);
+}

@@ -1,0 +1,223 @@
+/* dense.c: the packed weight table back to row-major tensors under their Hugging
+ * Face names, in one safetensors file: 8 bytes of header length, a JSON header
+ * padded to a multiple of 8, the data end to end. Each tensor is unpacked when its
+ * turn comes: memory holds one. */
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "convert/dense.h"
+#include "engine/model/dtype.h"
+#include "engine/model/pack.h"
+
+typedef enum { FROM_VECTOR, FROM_TABLE, FROM_LINEAR, FROM_W1, FROM_B1, FROM_W2 } origin;
+
+typedef struct {
+    char name[96];
+    int rows, columns;  /* columns 0: a vector of `rows` */
+    origin origin;
+    const void *from;   /* float *, moe_table *, moe_linear * or moe_ffn * */
+    int first_row;      /* of a linear: the piece begins there */
+} tensor;
+
+typedef struct {
+    tensor *items;
+    int n;
+} tensor_list;
+
+/* ---- what there is ------------------------------------------------------- */
+
+__attribute__((format(printf, 7, 8)))
+static void add(tensor_list *list, origin how, const void *from, int rows,
+                int columns, int first_row, const char *format, ...)
+{
+    tensor *t = &list->items[list->n++];
+    *t = (tensor){.rows = rows, .columns = columns, .origin = how, .from = from,
+                  .first_row = first_row};
+    va_list args;
+    va_start(args, format);
+    vsnprintf(t->name, sizeof t->name, format, args);
+    va_end(args);
+}
+
+static void add_norm(tensor_list *list, const moe_norm *norm, const char *prefix)
+{
+    add(list, FROM_VECTOR, norm->gamma, norm->d, 0, 0, "%s.LayerNorm.weight", prefix);
+    add(list, FROM_VECTOR, norm->beta, norm->d, 0, 0, "%s.LayerNorm.bias", prefix);
+}
+
+/* Rows [first, first + n) of a linear layer and their biases. */
+static void add_linear(tensor_list *list, const moe_linear *linear, int first, int n,
+                       const char *prefix)
+{
+    add(list, FROM_LINEAR, linear, n, linear->k, first, "%s.weight", prefix);
+    add(list, FROM_VECTOR, linear->b ? linear->b + first : NULL, n, 0, 0, "%s.bias",
+        prefix);
+}
+
+static void add_layer(tensor_list *list, const moe_layer *l, int index)
+{
+    static const char *const parts[] = {"query", "key", "value"};
+    char at[64], name[96];
+    const int d = l->ffn.d, d_ff = l->ffn.d_ff;
+    snprintf(at, sizeof at, "bert.encoder.layer.%d", index);
+    for (int i = 0; i < 3; i++) {
+        snprintf(name, sizeof name, "%s.attention.self.%s", at, parts[i]);
+        add_linear(list, &l->qkv, i * d, d, name);
+    }
+    snprintf(name, sizeof name, "%s.attention.output.dense", at);
+    add_linear(list, &l->attention_out, 0, d, name);
+    snprintf(name, sizeof name, "%s.attention.output", at);
+    add_norm(list, &l->attention_norm, name);
+    add(list, FROM_W1, &l->ffn, d_ff, d, 0, "%s.intermediate.dense.weight", at);
+    add(list, FROM_B1, &l->ffn, d_ff, 0, 0, "%s.intermediate.dense.bias", at);
+    add(list, FROM_W2, &l->ffn, d, d_ff, 0, "%s.output.dense.weight", at);
+    add(list, FROM_VECTOR, l->ffn.b2, d, 0, 0, "%s.output.dense.bias", at);
+    snprintf(name, sizeof name, "%s.output", at);
+    add_norm(list, &l->ffn_norm, name);
+}
+
+static void add_table(tensor_list *list, const moe_table *table, const char *name)
+{
+    add(list, FROM_TABLE, table, table->n, table->d, 0, "bert.embeddings.%s.weight", name);
+}
+
+static bool list_tensors(const moe_weights *w, tensor_list *list)
+{
+    enum { PER_LAYER = 16, OTHERS = 9 };
+    const size_t n = (size_t)w->n_layers * PER_LAYER + OTHERS;
+    *list = (tensor_list){.items = calloc(n, sizeof(tensor))};
+    if (!list->items)
+        return false;
+    add_table(list, &w->words, "word_embeddings");
+    add_table(list, &w->positions, "position_embeddings");
+    add_table(list, &w->types, "token_type_embeddings");
+    add_norm(list, &w->embed_norm, "bert.embeddings");
+    for (int l = 0; l < w->n_layers; l++)
+        add_layer(list, &w->layers[l], l);
+    add_linear(list, &w->pooler, 0, w->pooler.n, "bert.pooler.dense");
+    add_linear(list, &w->classifier, 0, w->classifier.n, "classifier");
+    return true;
+}
+
+static size_t floats_of(const tensor *t)
+{
+    return (size_t)t->rows * (size_t)(t->columns ? t->columns : 1);
+}
+
+/* ---- writing ------------------------------------------------------------- */
+
+static bool write_header(FILE *to, const tensor_list *list)
+{
+    char *text = NULL;
+    size_t n = 0, at = 0;
+    FILE *header = open_memstream(&text, &n);
+    if (!header)
+        return false;
+    fprintf(header, "{\"__metadata__\":{\"format\":\"pt\"}");
+    for (int i = 0; i < list->n; i++) {
+        const tensor *t = &list->items[i];
+        const size_t bytes = floats_of(t) * sizeof(float);
+        fprintf(header, ",\"%s\":{\"dtype\":\"F32\",\"shape\":[%d", t->name, t->rows);
+        if (t->columns)
+            fprintf(header, ",%d", t->columns);
+        fprintf(header, "],\"data_offsets\":[%zu,%zu]}", at, at + bytes);
+        at += bytes;
+    }
+    const long length = ftell(header) + 1;
+    fprintf(header, "}%*s", (int)((8 - length % 8) % 8), "");
+    bool ok = fclose(header) == 0;
+    unsigned char size[8];
+    for (int i = 0; i < 8; i++)
+        size[i] = (unsigned char)((uint64_t)n >> (8 * i));
+    ok = ok && fwrite(size, 1, 8, to) == 8 && fwrite(text, 1, n, to) == n;
+    free(text);
+    return ok;
+}
+
+/* values [floats_of(t)] in row-major order. */
+static bool unpack(const tensor *t, float *values)
+{
+    const moe_table *table = t->from;
+    const moe_linear *linear = t->from;
+    switch (t->origin) {
+    case FROM_VECTOR:
+        if (t->from)
+            memcpy(values, t->from, floats_of(t) * sizeof *values);
+        else
+            memset(values, 0, floats_of(t) * sizeof *values);
+        return true;
+    case FROM_TABLE:
+        dtype_to_f32(table->dtype, table->rows, floats_of(t), values);
+        return true;
+    case FROM_W1:
+        unpack_w1(t->from, values);
+        return true;
+    case FROM_B1:
+        unpack_b1(t->from, values);
+        return true;
+    case FROM_W2:
+        unpack_w2(t->from, values);
+        return true;
+    case FROM_LINEAR:
+        break;
+    }
+    float *all = malloc((size_t)linear->n * (size_t)linear->k * sizeof *all);
+    if (!all)
+        return false;
+    unpack_linear(linear->w, linear->n, linear->k, all);
+    memcpy(values, all + (size_t)t->first_row * (size_t)linear->k,
+           floats_of(t) * sizeof *values);
+    free(all);
+    return true;
+}
+
+static moe_status write_tensor(FILE *to, const char *path, const tensor *t,
+                               moe_error *err)
+{
+    const size_t n = floats_of(t);
+    float *values = malloc(n * sizeof *values);
+    moe_status status = MOE_OK;
+    if (!values || !unpack(t, values))
+        status = moe_fail(err, MOE_E_MEMORY, "no memory for tensor '%s'", t->name);
+    else if (fwrite(values, sizeof *values, n, to) != n)
+        status = moe_fail(err, MOE_E_IO, "%s: tensor '%s' cannot be written: %s", path,
+                          t->name, strerror(errno));
+    free(values);
+    return status;
+}
+
+static moe_status write_to(FILE *to, const char *path, const tensor_list *list,
+                           moe_error *err)
+{
+    if (!write_header(to, list))
+        return moe_fail(err, MOE_E_IO, "%s: cannot be written: %s", path, strerror(errno));
+    for (int i = 0; i < list->n; i++) {
+        moe_status status = write_tensor(to, path, &list->items[i], err);
+        if (status != MOE_OK)
+            return status;
+    }
+    if (fflush(to) != 0 || fsync(fileno(to)) != 0)
+        return moe_fail(err, MOE_E_IO, "%s: cannot be written: %s", path, strerror(errno));
+    return MOE_OK;
+}
+
+moe_status dense_write_tensors(const char *path, const moe_model *m, moe_error *err)
+{
+    tensor_list list;
+    if (!list_tensors(&m->weights, &list))
+        return moe_fail(err, MOE_E_MEMORY, "%s: no memory to list its tensors", path);
+    FILE *to = fopen(path, "wbxe");
+    moe_status status =
+        to ? write_to(to, path, &list, err)
+           : moe_fail(err, MOE_E_IO, "%s: cannot be written: %s", path, strerror(errno));
+    if (to && fclose(to) != 0 && status == MOE_OK)
+        status = moe_fail(err, MOE_E_IO, "%s: cannot be written: %s", path, strerror(errno));
+    if (to && status != MOE_OK)
+        unlink(path);
+    free(list.items);
+    return status;
+}

@@ -1,0 +1,39 @@
+/* evaluate.h: a labelled data set run through a model at several ratios. */
+#ifndef CONVERT_EVALUATE_H
+#define CONVERT_EVALUATE_H
+
+#include "convert/cli.h"
+#include "convert/dataset.h"
+#include "convert/session.h"
+
+/* A data set as the model sees it. Rows lie longest first. */
+typedef struct {
+    int n_rows;
+    moe_tokens *tokens;  /* [n_rows] */
+    int *label;          /* [n_rows] the label's id; NULL: no labels, or regression */
+    double *value;       /* [n_rows] the number to predict; NULL: no labels */
+} examples;
+
+/* Tokenises all rows and checks their labels; a label that the model does not
+ * have is MOE_E_FORMAT with file and line. Data without any label will do. */
+moe_status examples_create(const moe_model *m, const dataset *d, examples *out,
+                           moe_error *err);
+void examples_free(examples *x);
+
+/* One ratio's result. NaN: not to be had. Shares are of tokens where they are
+ * weighted, see evaluate.c. */
+typedef struct {
+    double ratio, effective_ratio, mass;
+    int n, n_correct, n_agree;     /* classification; n_correct -1: no labels */
+    double accuracy, agreement, kl;
+    double pearson, spearman, mean_abs_difference; /* regression */
+} evaluation;
+
+/* Runs the model at n ratios; every result is compared with the same model run
+ * dense. results [n]: out. bar: begun and ended by the caller, counts
+ * n_rows * (n + 1). */
+moe_status evaluate(session *s, const examples *x, moe_selector selector,
+                    const double *ratios, int n, progress *bar, evaluation *results,
+                    moe_error *err);
+
+#endif

@@ -1,0 +1,169 @@
+/* layer.c: the sums over an FFN layer that splits and routers share.
+ *
+ * Rows are cut into tasks of 256, each with a hidden block [256, d_ff] of its
+ * worker: nothing of the size tokens x d_ff is ever held. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "convert/blas.h"
+#include "convert/interrupt.h"
+#include "convert/layer.h"
+
+int layer_capacity(const ffn_layer *l, int e)
+{
+    int left = l->d_ff - e * MOE_EXPERT_SIZE;
+    return left < MOE_EXPERT_SIZE ? left : MOE_EXPERT_SIZE;
+}
+
+static float activate(moe_activation act, float z)
+{
+    switch (act) {
+    case MOE_ACT_GELU_ERF:
+        return 0.5f * z * (1 + erff(z * 0.70710678f));
+    case MOE_ACT_GELU_TANH:
+        return 0.5f * z * (1 + tanhf(0.79788456f * (z + 0.044715f * z * z * z)));
+    case MOE_ACT_TANH:
+        return tanhf(z);
+    default:
+        return z;
+    }
+}
+
+void layer_hidden(const ffn_layer *l, const float *w1, const float *b1, const float *x,
+                  int n_rows, float *h)
+{
+    for (int t = 0; t < n_rows; t++)
+        memcpy(h + (size_t)t * (size_t)l->d_ff, b1, (size_t)l->d_ff * sizeof *h);
+    blas_nt(n_rows, l->d_ff, l->d, x, l->d, w1, l->d, 1, h, l->d_ff);
+    const size_t n = (size_t)n_rows * (size_t)l->d_ff;
+    /* ReLU, and GELU too, is positive just where its argument is. */
+    for (size_t i = 0; i < n; i++)
+        h[i] = h[i] > 0 ? h[i] : 0;
+    if (l->act != MOE_ACT_RELU)
+        for (size_t i = 0; i < n; i++)
+            h[i] = h[i] > 0 ? activate(l->act, h[i]) : 0;
+}
+
+typedef struct {
+    const ffn_layer *l;
+    float *w1, *b1;  /* in the split's order, padding left out */
+    float *hidden;   /* [workers][LAYER_TASK_ROWS, d_ff] */
+    float *mass;
+    int64_t *fired;  /* [workers][d_ff]: whole numbers add up in any order */
+} mass_job;
+
+static void mass_task(void *ctx, int i, int worker)
+{
+    const mass_job *job = ctx;
+    const ffn_layer *l = job->l;
+    const int first = i * LAYER_TASK_ROWS;
+    const int rows = l->n_tokens - first < LAYER_TASK_ROWS ? l->n_tokens - first
+                                                           : LAYER_TASK_ROWS;
+    float *h = job->hidden + (size_t)worker * LAYER_TASK_ROWS * (size_t)l->d_ff;
+    if (interrupt_check(NULL) != MOE_OK)
+        return;
+    layer_hidden(l, job->w1, job->b1, l->x + (size_t)first * (size_t)l->d, rows, h);
+    int64_t *fired = job->fired + (size_t)worker * (size_t)l->d_ff;
+    for (int t = 0; t < rows; t++) {
+        const float *row = h + (size_t)t * (size_t)l->d_ff;
+        for (int n = 0; n < l->d_ff; n++)
+            fired[n] += row[n] > 0;
+        float *mass = job->mass + (size_t)(first + t) * (size_t)l->n_experts;
+        for (int e = 0; e < l->n_experts; e++) {
+            float sum = 0;
+            for (int j = 0; j < layer_capacity(l, e); j++)
+                sum += row[e * MOE_EXPERT_SIZE + j];
+            mass[e] = sum;
+        }
+    }
+}
+
+/* Only the last expert is padded, so the real neurons lie without gaps. */
+static void permute_first_linear(const ffn_layer *l, const int32_t *neurons, float *w1,
+                                 float *b1)
+{
+    for (int i = 0; i < l->d_ff; i++) {
+        const size_t n = (size_t)neurons[i], d = (size_t)l->d;
+        memcpy(w1 + (size_t)i * d, l->w1 + n * d, d * sizeof *w1);
+        b1[i] = l->b1[n];
+    }
+}
+
+moe_status layer_expert_mass(const ffn_layer *l, const int32_t *neurons, float *mass,
+                             int64_t *fired, moe_error *err)
+{
+    const size_t d_ff = (size_t)l->d_ff;
+    const size_t threads = (size_t)workers_count(l->workers);
+    mass_job job = {.l = l, .mass = mass};
+    job.w1 = malloc(d_ff * (size_t)l->d * sizeof(float));
+    job.b1 = malloc(d_ff * sizeof(float));
+    job.hidden = malloc(threads * LAYER_TASK_ROWS * d_ff * sizeof(float));
+    job.fired = calloc(threads * d_ff, sizeof(int64_t));
+    moe_status status = MOE_OK;
+    if (job.w1 && job.b1 && job.hidden && job.fired) {
+        permute_first_linear(l, neurons, job.w1, job.b1);
+        workers_run(l->workers, mass_task, &job,
+                    (l->n_tokens + LAYER_TASK_ROWS - 1) / LAYER_TASK_ROWS);
+        for (size_t n = 0; fired && n < d_ff; n++) {
+            fired[n] = 0;
+            for (size_t w = 0; w < threads; w++)
+                fired[n] += job.fired[w * d_ff + n];
+        }
+        status = interrupt_check(err);
+    } else {
+        status = moe_fail(err, MOE_E_MEMORY, "no memory for the activations of layer %d",
+                          l->index);
+    }
+    free(job.w1);
+    free(job.b1);
+    free(job.hidden);
+    free(job.fired);
+    return status;
+}
+
+void layer_unit_rows(const ffn_layer *l, float *rows)
+{
+    for (int n = 0; n < l->d_ff; n++) {
+        const float *from = l->w1 + (size_t)n * (size_t)l->d;
+        float *to = rows + (size_t)n * (size_t)l->d;
+        double squares = 0;
+        for (int i = 0; i < l->d; i++)
+            squares += (double)from[i] * from[i];
+        const float scale = squares > 0 ? (float)(1 / sqrt(squares)) : 0;
+        for (int i = 0; i < l->d; i++)
+            to[i] = from[i] * scale;
+    }
+}
+
+void layer_expert_means(const ffn_layer *l, const int32_t *neurons, const float *rows,
+                        float *mean)
+{
+    memset(mean, 0, (size_t)l->n_experts * (size_t)l->d * sizeof *mean);
+    for (int e = 0; e < l->n_experts; e++) {
+        float *to = mean + (size_t)e * (size_t)l->d;
+        const int count = layer_capacity(l, e);
+        for (int j = 0; j < count; j++) {
+            const float *row =
+                rows + (size_t)neurons[e * MOE_EXPERT_SIZE + j] * (size_t)l->d;
+            for (int i = 0; i < l->d; i++)
+                to[i] += row[i];
+        }
+        for (int i = 0; i < l->d; i++)
+            to[i] /= (float)count;
+    }
+}
+
+void layer_list_neurons(const ffn_layer *l, const int32_t *expert, int32_t *neurons)
+{
+    /* Filled expert by expert: d_ff * n_experts steps, a millisecond. */
+    int32_t *next = neurons;
+    for (int e = 0; e < l->n_experts; e++) {
+        int32_t *end = neurons + (e + 1) * MOE_EXPERT_SIZE;
+        for (int n = 0; n < l->d_ff; n++)
+            if (expert[n] == e)
+                *next++ = n;
+        while (next < end)
+            *next++ = -1;
+    }
+}

@@ -1,0 +1,23 @@
+/* metrics.h: what eval measures, as plain functions of numbers. */
+#ifndef CONVERT_METRICS_H
+#define CONVERT_METRICS_H
+
+#include <stdbool.h>
+
+/* Wilson's 95% interval of a share of hits among n. n 0: [0, 1]. */
+typedef struct { double low, high; } interval;
+interval wilson_interval(int hits, int n);
+
+/* The first of the largest. */
+int best_label(const float *logits, int n);
+
+/* KL(p || q) in nats of the softmaxes of two rows of logits; never below 0. */
+double softmax_kl(const float *p, const float *q, int n);
+
+/* Correlation; NaN where one of the two is constant or n < 2. */
+double pearson(const double *a, const double *b, int n);
+/* The same of the ranks, equal values sharing their mean rank. false: out of
+ * memory. */
+bool spearman(const double *a, const double *b, int n, double *out);
+
+#endif

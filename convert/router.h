@@ -1,0 +1,75 @@
+/* router.h: which experts a token wants. Each kind is one function from a split
+ * layer to one or two small linear layers; a new one is a file and a row of
+ * router_kinds. */
+#ifndef CONVERT_ROUTER_H
+#define CONVERT_ROUTER_H
+
+#include "convert/layer.h"
+
+/* scores = second(tanh(first(x'))) or first(x'), as moe_router, in plain rows.
+ * x' = x / ||x|| if normalize. first [hidden or n_experts, d], second
+ * [n_experts, hidden]; all owned: router_rows_free. */
+typedef struct {
+    bool normalize;
+    int n_linears;  /* 1 or 2 */
+    int n_hidden;   /* outputs of the first of two */
+    float *first, *first_bias, *second, *second_bias;
+} router_rows;
+
+void router_rows_free(router_rows *r);
+
+typedef struct {
+    int epochs, best_epoch; /* run and kept; 0 where nothing is trained */
+} router_report;
+
+/* What a router is made from. */
+typedef struct {
+    const ffn_layer *l;
+    const int32_t *neurons; /* [n_experts * 32]: the split */
+    const float *mass;      /* [n_tokens, n_experts]: layer_expert_mass */
+    const int32_t *train, *held_out; /* tokens, from router_hold_out */
+    int n_train, n_held_out;
+} router_input;
+
+typedef moe_status (*router_fn)(const router_input *in, router_rows *out,
+                                router_report *report, moe_error *err);
+
+/* The paper's: two layers, trained on the soft labels of the expert mass. */
+moe_status router_mlp(const router_input *in, router_rows *out, router_report *report,
+                      moe_error *err);
+/* Cosine of the token and the mean of the expert's normalised rows of W1. */
+moe_status router_similarity(const router_input *in, router_rows *out,
+                             router_report *report, moe_error *err);
+/* A linear layer drawn from the seed: the control. */
+moe_status router_random(const router_input *in, router_rows *out,
+                         router_report *report, moe_error *err);
+
+typedef struct {
+    const char *name;
+    router_fn make;
+} router_kind;
+extern const router_kind router_kinds[]; /* ended by a NULL name */
+
+/* Allocates zeroed arrays of a router's shape. */
+moe_status router_rows_alloc(int n_linears, int n_inputs, int n_hidden, int n_experts,
+                             router_rows *out, moe_error *err);
+
+/* Splits the tokens 9:1 by whole sequences. train and held_out have room for
+ * n_tokens each; a layer with a single sequence is held out and trained on. */
+void router_hold_out(const ffn_layer *l, int32_t *train, int *n_train, int32_t *held_out,
+                     int *n_held_out);
+
+/* y = x / ||x||, rows of d; a zero vector stays zero. y may be x. */
+void router_unit_row(const float *x, int d, float *y);
+
+/* scores [n_rows, n_experts] of x [n_rows, d]; scratch [n_rows, d + n_hidden]. */
+void router_scores_of(const router_rows *r, const ffn_layer *l, const float *x, int n_rows,
+                      float *scratch, float *scores);
+
+/* The share of positive activation that the best 20% of the experts hold, over
+ * the held-out tokens: chosen by the router (r) or by the truth (r NULL). 1 where
+ * nothing fires at all. */
+moe_status router_captured(const router_input *in, const router_rows *r, double *share,
+                           moe_error *err);
+
+#endif

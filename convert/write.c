@@ -1,0 +1,226 @@
+/* write.c: config.json with its moefication object, and the copies of what stays
+ * the source's. The weights are engine/model/moefied.c's work, the card card.c's. */
+#include <dirent.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "convert/card.h"
+#include "convert/write.h"
+#include "engine/model/moefied.h"
+#include "engine/model/sha256.h"
+#include "engine/model/tokenizer_files.h"
+
+enum { MAX_CONFIG_BYTES = 16 << 20 };
+
+char *path_base(const char *path)
+{
+    size_t end = strlen(path);
+    while (end > 1 && path[end - 1] == '/')
+        end--;
+    size_t start = end;
+    while (start > 0 && path[start - 1] != '/')
+        start--;
+    return strndup(path + start, end - start);
+}
+
+/* The name a directory goes by, also where it was given as ".". */
+static char *directory_name(const char *dir)
+{
+    char *real = realpath(dir, NULL);
+    char *name = path_base(real ? real : dir);
+    free(real);
+    return name;
+}
+
+/* ---- the moefication object ---------------------------------------------- */
+
+static void add_router(json *parent, const converted *c, const convert_options *o)
+{
+    json *router = json_add(parent, "router", json_object());
+    json_add_string(router, "kind", o->router->name);
+    for (int l = 0; l < c->weights.n_layers; l++) {
+        const moe_router *r = &c->weights.layers[l].router;
+        if (!c->layers[l].converted)
+            continue;
+        json_add_bool(router, "normalize", r->normalize);
+        json_add_int(router, "linears", r->n_linears);
+        if (r->n_linears == 2)
+            json_add_int(router, "width", r->first.n);
+        return; /* all layers have the same shape */
+    }
+}
+
+static void add_ratio_table(json *parent, const converted *c)
+{
+    json *table = json_add(parent, "ratio_table", json_array());
+    for (int i = 0; i < N_RATIOS; i++) {
+        json *row = json_add(table, NULL, json_object());
+        json_add_number(row, "ratio", ratio_grid[i], 6);
+        json *experts = json_add(row, "experts", json_array());
+        for (int l = 0; l < c->weights.n_layers; l++)
+            json_add_int(experts, NULL,
+                         ratio_experts(ratio_grid[i], c->weights.layers[l].ffn.n_experts,
+                                       c->layers[l].converted));
+    }
+}
+
+static moe_status add_file_hash(json *parent, const char *key, const char *dir,
+                                const char *name, moe_error *err)
+{
+    char *path, hex[65];
+    if (asprintf(&path, "%s/%s", dir, name) < 0)
+        return moe_fail(err, MOE_E_MEMORY, "%s: no memory to hash it", name);
+    moe_status status = file_sha256(path, hex, err);
+    if (status == MOE_OK)
+        json_add_string(parent, key, hex);
+    free(path);
+    return status;
+}
+
+static int is_shard(const struct dirent *entry)
+{
+    const char *dot = strrchr(entry->d_name, '.');
+    return dot && !strcmp(dot, ".safetensors");
+}
+
+/* weights_sha256: of model.safetensors, or an object with each shard's. */
+static moe_status add_weight_hashes(json *source, const char *dir, moe_error *err)
+{
+    char *single;
+    if (asprintf(&single, "%s/model.safetensors", dir) < 0)
+        return moe_fail(err, MOE_E_MEMORY, "%s: no memory to hash it", dir);
+    const bool sharded = access(single, F_OK) != 0;
+    free(single);
+    if (!sharded)
+        return add_file_hash(source, "weights_sha256", dir, "model.safetensors", err);
+    struct dirent **entries;
+    const int n = scandir(dir, &entries, is_shard, alphasort);
+    if (n < 0)
+        return moe_fail(err, MOE_E_IO, "%s: cannot be listed: %s", dir, strerror(errno));
+    json *shards = json_add(source, "weights_sha256", json_object());
+    moe_status status = MOE_OK;
+    for (int i = 0; i < n; i++) {
+        if (status == MOE_OK)
+            status = add_file_hash(shards, entries[i]->d_name, dir, entries[i]->d_name,
+                                   err);
+        free(entries[i]);
+    }
+    free(entries);
+    return status;
+}
+
+static moe_status add_provenance(json *parent, const moe_model *m, const converted *c,
+                                 const convert_options *o, const dataset *data,
+                                 moe_error *err)
+{
+    char *source_name = directory_name(m->info.dir), *data_name = path_base(data->path);
+    json *provenance = json_add(parent, "provenance", json_object());
+    json_add_string(provenance, "tool", "moefy " MOE_VERSION);
+    json_add_int(provenance, "seed", (int64_t)o->seed);
+    json_add_int(provenance, "max_tokens", o->max_tokens);
+    json *calibration = json_add(provenance, "calibration", json_object());
+    json_add_string(calibration, "name", data_name ? data_name : "");
+    json_add_string(calibration, "sha256", data->sha256);
+    json_add_int(calibration, "rows", c->n_rows);
+    json_add_int(calibration, "sequences", c->n_seqs);
+    json_add_int(calibration, "tokens", c->n_tokens);
+    json *source = json_add(provenance, "source", json_object());
+    json_add_string(source, "name", source_name ? source_name : "");
+    free(source_name);
+    free(data_name);
+    moe_status status =
+        add_file_hash(source, "config_sha256", m->info.dir, "config.json", err);
+    if (status == MOE_OK)
+        status = add_weight_hashes(source, m->info.dir, err);
+    return status;
+}
+
+static moe_status add_moefication(json *config, const moe_model *m, const converted *c,
+                                  const convert_options *o, const dataset *data,
+                                  moe_error *err)
+{
+    json *moe = json_add(config, "moefication", json_object());
+    json_add_int(moe, "format_version", 1);
+    json_add_int(moe, "expert_size", MOE_EXPERT_SIZE);
+    json_add_int(moe, "n_experts", m->info.n_experts);
+    json_add_string(moe, "dtype", "f32");
+    json_add_string(moe, "split", o->split->name);
+    add_router(moe, c, o);
+    json *layers = json_add(moe, "layers", json_array());
+    for (int l = 0; l < c->weights.n_layers; l++)
+        if (c->layers[l].converted)
+            json_add_int(layers, NULL, l);
+    add_ratio_table(moe, c);
+    return add_provenance(moe, m, c, o, data, err);
+}
+
+/* ---- files --------------------------------------------------------------- */
+
+/* The source's config.json as a tree. */
+moe_status write_read_config(const char *dir, json **config, moe_error *err)
+{
+    char *path, *bytes;
+    size_t n;
+    *config = NULL;
+    if (asprintf(&path, "%s/config.json", dir) < 0)
+        return moe_fail(err, MOE_E_MEMORY, "%s: no memory to read its config", dir);
+    moe_status status = outdir_read_file(path, MAX_CONFIG_BYTES, &bytes, &n, err);
+    if (status == MOE_OK && !(*config = json_parse_text(bytes, n)))
+        status = moe_fail(err, MOE_E_FORMAT, "%s: not JSON", path);
+    free(bytes);
+    free(path);
+    return status;
+}
+
+moe_status write_config(const outdir *o, const json *config, moe_error *err)
+{
+    char *text = json_print(config, true), *line;
+    if (!text || asprintf(&line, "%s\n", text) < 0) {
+        free(text);
+        return moe_fail(err, MOE_E_MEMORY, "no memory to write config.json");
+    }
+    moe_status status = outdir_write(o, "config.json", line, strlen(line), err);
+    free(line);
+    free(text);
+    return status;
+}
+
+moe_status write_tokenizer(const outdir *o, const char *from, moe_error *err)
+{
+    moe_status status = MOE_OK;
+    for (const char *const *name = tokenizer_file_names; *name && status == MOE_OK; name++)
+        status = outdir_copy(o, from, *name, err);
+    return status;
+}
+
+static moe_status write_weights(const outdir *o, const moe_weights *w, moe_error *err)
+{
+    char *path = outdir_file(o, "model.safetensors");
+    moe_status status = path ? moefied_write_tensors(path, w, err)
+                             : moe_fail(err, MOE_E_MEMORY, "no memory to write weights");
+    free(path);
+    return status;
+}
+
+moe_status write_model(const outdir *o, const moe_model *m, const converted *c,
+                       const convert_options *options, const dataset *data,
+                       moe_error *err)
+{
+    json *config;
+    moe_status status = write_read_config(m->info.dir, &config, err);
+    if (status == MOE_OK)
+        status = add_moefication(config, m, c, options, data, err);
+    if (status == MOE_OK)
+        status = write_config(o, config, err);
+    if (status == MOE_OK)
+        status = write_weights(o, &c->weights, err);
+    if (status == MOE_OK)
+        status = write_tokenizer(o, m->info.dir, err);
+    if (status == MOE_OK)
+        status = card_write(o, m, c, options, data, err);
+    json_free(config);
+    return status;
+}

@@ -1,0 +1,23 @@
+/* write.h: the files of a MoEfied directory (docs/model-format.md). */
+#ifndef CONVERT_WRITE_H
+#define CONVERT_WRITE_H
+
+#include "convert/convert.h"
+#include "convert/json.h"
+#include "convert/outdir.h"
+
+/* Writes config.json, model.safetensors, the tokenizer's files and a card into
+ * o's temporary directory. Nothing in them depends on the time or the threads. */
+moe_status write_model(const outdir *o, const moe_model *m, const converted *c,
+                       const convert_options *options, const dataset *data,
+                       moe_error *err);
+
+/* Pieces of it that export shares. *config: json_free. */
+moe_status write_read_config(const char *dir, json **config, moe_error *err);
+moe_status write_config(const outdir *o, const json *config, moe_error *err);
+moe_status write_tokenizer(const outdir *o, const char *from, moe_error *err);
+
+/* The part of a path after its last slash, trailing ones left out; free() it. */
+char *path_base(const char *path);
+
+#endif

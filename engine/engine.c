@@ -1,0 +1,241 @@
+/* engine.c: makes engines and runs batches through them.
+ *
+ * moe_forward checks the batch, then cuts it into chunks of whole sequences so
+ * that the activations stay small and in cache whatever the batch; a sequence's
+ * result does not depend on the cut. One thread owns an engine. */
+#include "engine/engine.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/routing/ratio.h"
+#include "engine/upload.h"
+
+enum { DEFAULT_CHUNK_TOKENS = 2048, MAX_CHUNK_TOKENS = 1 << 20 };
+
+/* ---- making ----------------------------------------------------------- */
+
+/* Host and backend arrays; false: out of memory. */
+static bool allocate(moe_engine *e)
+{
+    moe_backend *b = e->backend;
+    const moe_model_info *info = &e->model->info;
+    size_t n = (size_t)e->chunk_tokens, d = (size_t)info->d_model;
+    size_t experts = (size_t)e->max_experts, layers = (size_t)info->n_layers;
+    void *(*alloc)(moe_backend *, size_t) = b->ops->alloc;
+
+    e->x = alloc(b, n * d * sizeof(float));
+    e->y = alloc(b, n * d * sizeof(float));
+    e->z = alloc(b, n * d * sizeof(float));
+    e->qkv = alloc(b, 3 * n * d * sizeof(float));
+    e->scores = alloc(b, n * experts * sizeof(float));
+    e->logits = alloc(b, n * (size_t)info->n_labels * sizeof(float));
+    e->route.bound = alloc(b, (n + 1) * sizeof(int32_t));
+    e->route.expert = alloc(b, n * experts * sizeof(int32_t));
+
+    e->cu_seqlens = malloc((n + 1) * sizeof *e->cu_seqlens);
+    e->rows = malloc(n * sizeof *e->rows);
+    e->k = malloc(n * sizeof *e->k);
+    e->layer_experts = malloc(n * layers * sizeof *e->layer_experts);
+    e->host_scores = malloc(n * experts * sizeof *e->host_scores);
+    e->host_x = e->capture ? malloc(n * d * sizeof *e->host_x) : NULL;
+    e->host_route.bound = malloc((n + 1) * sizeof(int32_t));
+    e->host_route.expert = malloc(n * experts * sizeof(int32_t));
+    e->expert_tokens = malloc(experts * sizeof *e->expert_tokens);
+    e->kept_mass = malloc(n * sizeof *e->kept_mass);
+    e->total_mass = malloc(n * sizeof *e->total_mass);
+    e->kept_neurons = malloc(n * sizeof *e->kept_neurons);
+    e->real_neurons = calloc(layers * experts, sizeof *e->real_neurons);
+
+    return e->x && e->y && e->z && e->qkv && e->scores && e->logits &&
+           e->route.bound && e->route.expert && e->cu_seqlens && e->rows && e->k &&
+           e->layer_experts && e->host_scores && (e->host_x || !e->capture) &&
+           e->host_route.bound && e->host_route.expert && e->expert_tokens &&
+           e->kept_mass && e->total_mass && e->kept_neurons && e->real_neurons &&
+           routing_stats_init(&e->stats, info->n_layers, e->max_experts);
+}
+
+/* Neurons of each expert that are not padding. */
+static void count_real_neurons(moe_engine *e)
+{
+    for (int l = 0; l < e->model->weights.n_layers; l++) {
+        const moe_ffn *f = &e->model->weights.layers[l].ffn;
+        for (int i = 0; i < f->n_experts * MOE_EXPERT_SIZE; i++) {
+            bool real = f->neurons ? f->neurons[i] >= 0 : i < f->d_ff;
+            e->real_neurons[(size_t)l * e->max_experts + i / MOE_EXPERT_SIZE] += real;
+        }
+    }
+}
+
+static int widest_router(const moe_weights *w)
+{
+    int width = 0;
+    for (int l = 0; l < w->n_layers; l++) {
+        const moe_router *r = &w->layers[l].router;
+        if (r->present && r->n_linears == 2 && r->first.n > width)
+            width = r->first.n;
+    }
+    return width;
+}
+
+moe_status moe_engine_create(const moe_model *m, moe_pool *pool,
+                             const moe_engine_options *options, moe_engine **out,
+                             moe_error *err)
+{
+    static const moe_engine_options defaults;
+    const moe_engine_options *o = options ? options : &defaults;
+    *out = NULL;
+    if (o->chunk_tokens < 0 || o->chunk_tokens > MAX_CHUNK_TOKENS)
+        return moe_fail(err, MOE_E_ARGUMENT, "chunk_tokens is %d, expected 0 to %d",
+                        o->chunk_tokens, MAX_CHUNK_TOKENS);
+
+    moe_engine *e = calloc(1, sizeof *e);
+    if (!e)
+        return moe_fail(err, MOE_E_MEMORY, "out of memory for an engine");
+    e->model = m;
+    e->capture = o->capture;
+    e->capture_ctx = o->capture_ctx;
+    e->chunk_tokens = o->chunk_tokens ? o->chunk_tokens : DEFAULT_CHUNK_TOKENS;
+    if (e->chunk_tokens < m->info.max_tokens)
+        e->chunk_tokens = m->info.max_tokens;
+    e->max_experts = m->info.n_experts;
+
+    moe_backend_shape shape = {
+        .max_tokens = e->chunk_tokens,
+        .max_seq = m->info.max_tokens,
+        .d_model = m->info.d_model,
+        .n_heads = m->info.n_heads,
+        .n_experts = e->max_experts,
+        .router_width = widest_router(&m->weights),
+    };
+    moe_status status = moe_cpu_backend(pool, &shape, &e->backend, err);
+    if (status == MOE_OK && !allocate(e))
+        status = moe_fail(err, MOE_E_MEMORY, "out of memory for %d tokens of activations",
+                          e->chunk_tokens);
+    if (status == MOE_OK)
+        status = weights_upload(e->backend, &m->weights, &e->weights, err);
+    if (status != MOE_OK) {
+        moe_engine_destroy(e);
+        return status;
+    }
+    count_real_neurons(e);
+    *out = e;
+    return MOE_OK;
+}
+
+void moe_engine_destroy(moe_engine *e)
+{
+    if (!e)
+        return;
+    weights_release(&e->weights);
+    routing_stats_free(&e->stats);
+    free(e->cu_seqlens);
+    free(e->rows);
+    free(e->k);
+    free(e->layer_experts);
+    free(e->host_scores);
+    free(e->host_x);
+    free(e->host_route.bound);
+    free(e->host_route.expert);
+    free(e->expert_tokens);
+    free(e->kept_mass);
+    free(e->total_mass);
+    free(e->kept_neurons);
+    free(e->real_neurons);
+    if (e->backend)
+        e->backend->ops->destroy(e->backend);
+    free(e);
+}
+
+const char *moe_engine_isa(const moe_engine *e)
+{
+    return e->backend->isa;
+}
+
+/* ---- running ---------------------------------------------------------- */
+
+static moe_status check_tokens(const moe_engine *e, const moe_batch *b, int seq,
+                               moe_error *err)
+{
+    const moe_weights *w = &e->model->weights;
+    for (int32_t t = b->cu_seqlens[seq]; t < b->cu_seqlens[seq + 1]; t++) {
+        if (b->token_ids[t] < 0 || b->token_ids[t] >= w->words.n)
+            return moe_fail(err, MOE_E_ARGUMENT,
+                            "sequence %d: token id %d at %d, expected 0 to %d", seq,
+                            b->token_ids[t], t - b->cu_seqlens[seq], w->words.n - 1);
+        if (b->token_types && (b->token_types[t] < 0 || b->token_types[t] >= w->types.n))
+            return moe_fail(err, MOE_E_ARGUMENT,
+                            "sequence %d: token type %d at %d, expected 0 to %d", seq,
+                            b->token_types[t], t - b->cu_seqlens[seq], w->types.n - 1);
+    }
+    return MOE_OK;
+}
+
+static moe_status check_sequence(const moe_engine *e, const moe_batch *b, int seq,
+                                 moe_error *err)
+{
+    int64_t n = (int64_t)b->cu_seqlens[seq + 1] - b->cu_seqlens[seq];
+    if (n < 1 || n > e->model->info.max_tokens)
+        return moe_fail(err, MOE_E_ARGUMENT, "sequence %d has %lld tokens, expected 1 to %d",
+                        seq, (long long)n, e->model->info.max_tokens);
+    if (b->selection && !ratio_valid(b->selection[seq].ratio))
+        return moe_fail(err, MOE_E_ARGUMENT,
+                        "sequence %d: ratio is %g, expected over 0 and at most 1", seq,
+                        b->selection[seq].ratio);
+    if (b->selection && b->selection[seq].selector != b->selection[0].selector)
+        return moe_fail(err, MOE_E_ARGUMENT,
+                        "sequence %d: selector %d, the batch's first has %d", seq,
+                        (int)b->selection[seq].selector, (int)b->selection[0].selector);
+    return check_tokens(e, b, seq, err);
+}
+
+static moe_status check_batch(const moe_engine *e, const moe_batch *b, moe_error *err)
+{
+    if (b->n_seqs < 0)
+        return moe_fail(err, MOE_E_ARGUMENT, "batch has %d sequences", b->n_seqs);
+    if (b->n_seqs > 0 && b->cu_seqlens[0] != 0)
+        return moe_fail(err, MOE_E_ARGUMENT, "cu_seqlens starts at %d, expected 0",
+                        b->cu_seqlens[0]);
+    for (int s = 0; s < b->n_seqs; s++) {
+        moe_status status = check_sequence(e, b, s, err);
+        if (status != MOE_OK)
+            return status;
+    }
+    return MOE_OK;
+}
+
+/* The chunk of whole sequences that starts at sequence `first`. */
+static chunk cut_chunk(moe_engine *e, const moe_batch *b, const moe_output *out, int first)
+{
+    int32_t start = b->cu_seqlens[first];
+    int n = 0;
+    e->cu_seqlens[0] = 0;
+    while (first + n < b->n_seqs &&
+           b->cu_seqlens[first + n + 1] - start <= e->chunk_tokens) {
+        e->cu_seqlens[n + 1] = b->cu_seqlens[first + n + 1] - start;
+        n++;
+    }
+    return (chunk){
+        .n_seqs = n,
+        .n_tokens = e->cu_seqlens[n],
+        .cu_seqlens = e->cu_seqlens,
+        .ids = b->token_ids + start,
+        .types = b->token_types ? b->token_types + start : NULL,
+        .selection = b->selection ? b->selection + first : NULL,
+        .logits = out->logits + (size_t)first * (size_t)e->model->info.n_labels,
+        .effective_ratio = out->effective_ratio ? out->effective_ratio + first : NULL,
+        .mass = out->mass ? out->mass + first : NULL,
+    };
+}
+
+moe_status moe_forward(moe_engine *e, const moe_batch *batch, moe_output *out,
+                       moe_error *err)
+{
+    moe_status status = check_batch(e, batch, err);
+    for (int first = 0; status == MOE_OK && first < batch->n_seqs;) {
+        chunk c = cut_chunk(e, batch, out, first);
+        status = bert_forward(e, &c, err);
+        first += c.n_seqs;
+    }
+    return status;
+}

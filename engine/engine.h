@@ -1,0 +1,58 @@
+/* engine.h: inside of an engine, for engine.c, graph/ and routing/.
+ *
+ * An engine owns a backend, the weights as that backend sees them, and the
+ * activations of one chunk: whole sequences of at most chunk_tokens tokens.
+ * Everything is allocated when the engine is made. */
+#ifndef MOE_ENGINE_H
+#define MOE_ENGINE_H
+
+#include "engine/backend.h"
+#include "engine/model/model.h"
+#include "engine/routing/stats.h"
+
+/* One chunk of a batch, on the host. Rows of the arrays are the chunk's own:
+ * cu_seqlens starts at 0. */
+typedef struct {
+    int n_seqs, n_tokens;
+    const int32_t *cu_seqlens;      /* [n_seqs + 1] */
+    const int32_t *ids, *types;     /* [n_tokens]; types may be NULL */
+    const moe_selection *selection; /* [n_seqs], NULL: dense */
+    float *logits;                  /* out [n_seqs, n_labels] */
+    double *effective_ratio, *mass; /* out [n_seqs], or NULL */
+} chunk;
+
+struct moe_engine {
+    const moe_model *model;
+    moe_backend *backend;
+    moe_weights weights;       /* pointers the backend understands */
+    moe_capture capture;
+    void *capture_ctx;
+    int chunk_tokens, max_experts; /* experts of the widest layer */
+
+    /* Backend memory, rows of chunk_tokens. */
+    float *x, *y, *z;          /* [chunk_tokens, d_model] */
+    float *qkv;                /* [chunk_tokens, 3 d_model] */
+    float *scores;             /* [chunk_tokens, max_experts] */
+    float *logits;             /* [chunk_tokens, n_labels] */
+    moe_route route;
+
+    /* Host memory. */
+    int32_t *cu_seqlens;       /* [chunk_tokens + 1] */
+    int32_t *rows;             /* [chunk_tokens] first token of each sequence */
+    int32_t *k;                /* [chunk_tokens] experts of each token */
+    int *layer_experts;        /* [chunk_tokens, n_layers] of each sequence */
+    float *host_scores;        /* [chunk_tokens, max_experts] */
+    float *host_x;             /* [chunk_tokens, d_model], with a capture only */
+    moe_route host_route;
+    uint64_t *expert_tokens;   /* [max_experts] of one layer and chunk */
+    double *kept_mass, *total_mass; /* [chunk_tokens] of each sequence */
+    uint64_t *kept_neurons;    /* [chunk_tokens] of each sequence */
+    int *real_neurons;         /* [n_layers, max_experts] without dead ones */
+
+    routing_stats stats;
+};
+
+/* BERT: embeddings, post-norm encoder layers, pooler and classifier. */
+moe_status bert_forward(moe_engine *e, const chunk *c, moe_error *err);
+
+#endif

@@ -1,0 +1,67 @@
+/* bert.c: the BERT encoder with its classification head (Devlin et al. 2018)
+ * as a list of backend calls over one ragged chunk.
+ *
+ *   x = norm(words + positions + types)
+ *   per layer:  x = norm(x + attention(x) Wo);  x = norm(x + ffn(x))
+ *   logits = classifier(tanh(pooler(x[CLS])))
+ *
+ * The FFN computes the experts that routing/ selects for each token. e->x is
+ * the residual stream, e->y and e->z are scratch. */
+#include "engine/engine.h"
+#include "engine/routing/route.h"
+
+static moe_status capture_layer(moe_engine *e, const chunk *c, int layer, moe_error *err)
+{
+    size_t floats = (size_t)c->n_tokens * (size_t)e->model->info.d_model;
+    e->backend->ops->download(e->backend, e->host_x, e->x, floats * sizeof(float));
+    return e->capture(e->capture_ctx, layer, e->host_x, c->n_tokens, err);
+}
+
+static moe_status bert_layer(moe_engine *e, const chunk *c, int layer, moe_error *err)
+{
+    moe_backend *b = e->backend;
+    const moe_backend_ops *op = b->ops;
+    const moe_layer *w = &e->weights.layers[layer];
+    int d = e->model->info.d_model, n = c->n_tokens;
+
+    op->linear(b, &w->qkv, MOE_ACT_NONE, e->x, n, e->qkv);
+    op->attention(b, e->qkv, d, e->model->info.n_heads, e->model->attention_scale,
+                  c->cu_seqlens, c->n_seqs, e->y);
+    op->linear(b, &w->attention_out, MOE_ACT_NONE, e->y, n, e->z);
+    op->add_norm(b, &w->attention_norm, e->z, e->x, n, e->x);
+
+    moe_status status = e->capture ? capture_layer(e, c, layer, err) : MOE_OK;
+    if (status != MOE_OK)
+        return status;
+    op->ffn(b, &w->ffn, e->x, n, route_layer(e, c, layer), e->z);
+    op->add_norm(b, &w->ffn_norm, e->z, e->x, n, e->x);
+    return MOE_OK;
+}
+
+static void classify_head(moe_engine *e, const chunk *c)
+{
+    moe_backend *b = e->backend;
+    int d = e->model->info.d_model, n_labels = e->model->info.n_labels;
+    for (int s = 0; s < c->n_seqs; s++)
+        e->rows[s] = c->cu_seqlens[s]; /* [CLS] comes first */
+    b->ops->gather_rows(b, e->x, d, e->rows, c->n_seqs, e->y);
+    b->ops->linear(b, &e->weights.pooler, MOE_ACT_TANH, e->y, c->n_seqs, e->z);
+    b->ops->linear(b, &e->weights.classifier, MOE_ACT_NONE, e->z, c->n_seqs, e->logits);
+    b->ops->download(b, c->logits, e->logits,
+                     (size_t)c->n_seqs * n_labels * sizeof(float));
+}
+
+moe_status bert_forward(moe_engine *e, const chunk *c, moe_error *err)
+{
+    moe_backend *b = e->backend;
+    route_begin(e, c);
+    b->ops->embed(b, &e->weights, c->ids, c->types, c->cu_seqlens, c->n_seqs, e->x);
+    for (int l = 0; l < e->weights.n_layers; l++) {
+        moe_status status = bert_layer(e, c, l, err);
+        if (status != MOE_OK)
+            return status;
+    }
+    classify_head(e, c);
+    route_end(e, c);
+    return MOE_OK;
+}

@@ -1,0 +1,51 @@
+/* config.h: config.json of a BertForSequenceClassification checkpoint, and the
+ * moefication object of a MoEfied one, read and checked. The keys, their ranges
+ * and defaults are listed in docs/model-format.md. */
+#ifndef MOE_MODEL_CONFIG_H
+#define MOE_MODEL_CONFIG_H
+
+#include "engine/model/weights.h"
+
+struct cJSON;
+
+/* The moefication object. All zero where there is none. */
+typedef struct {
+    const char *split, *router_kind;
+    bool normalize;
+    int n_linears, width;      /* of the routers; width 0 where n_linears is 1 */
+    bool *has_router;          /* [n_layers] */
+    int n_rows;
+    moe_ratio_row *rows;       /* [n_rows] ascending, the last is ratio 1 */
+    int *experts;              /* [n_rows, n_layers], what rows point into */
+    char *json;                /* the object as text, on one line */
+} moe_config;
+
+typedef struct {
+    char *path;                /* DIR/config.json, for messages */
+    const char *architecture, *activation;
+    moe_task task;
+    moe_activation act;
+    int n_layers, d_model, n_heads, d_ff, n_vocab, max_positions, n_types;
+    int n_experts;             /* ceil(d_ff / 32), moefied or not */
+    float norm_eps;
+    int n_labels;
+    const char **labels;       /* [n_labels] */
+    bool moefied;
+    moe_config moe;
+    struct cJSON *root;        /* strings point into it */
+} model_config;
+
+/* MOE_E_FORMAT: missing, of the wrong type or out of range. MOE_E_UNSUPPORTED: a
+ * model that this build cannot run. Messages name path, key, found, expected.
+ * On success the caller owns *out: config_free. */
+moe_status config_read(const char *dir, model_config *out, moe_error *err);
+/* The same from text. */
+moe_status config_parse(const char *path, const char *text, size_t n,
+                        model_config *out, moe_error *err);
+void config_free(model_config *c);
+
+/* config_moe.c: reads the object into c->moe, the rest of c being read. */
+moe_status config_read_moefication(const struct cJSON *object, model_config *c,
+                                   moe_error *err);
+
+#endif

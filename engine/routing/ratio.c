@@ -1,0 +1,38 @@
+/* ratio.c: from a request's ratio to expert counts per layer, by the model's
+ * ratio table. Between two rows counts are interpolated in a straight line and
+ * rounded; a model without a table (a plain checkpoint) gets uniform counts. */
+#include "engine/routing/ratio.h"
+
+#include <math.h>
+
+bool ratio_valid(double ratio)
+{
+    return ratio > 0 && ratio <= 1; /* false for NaN */
+}
+
+static int clamp_count(double count, int n_experts)
+{
+    long k = lround(count);
+    return k < 1 ? 1 : k > n_experts ? n_experts : (int)k;
+}
+
+void ratio_to_experts(const moe_model_info *info, double ratio, int *experts)
+{
+    const moe_ratio_row *row = info->ratio_rows;
+    int n = info->n_ratio_rows, above = 0;
+    while (above < n && row[above].ratio < ratio)
+        above++;
+    for (int l = 0; l < info->n_layers; l++) {
+        double count;
+        if (above == n) /* no table, or ratio past its last row */
+            count = ratio * info->n_experts;
+        else if (above == 0)
+            count = row[0].experts[l] * ratio / row[0].ratio;
+        else {
+            const moe_ratio_row *low = &row[above - 1], *high = &row[above];
+            double t = (ratio - low->ratio) / (high->ratio - low->ratio);
+            count = low->experts[l] + t * (high->experts[l] - low->experts[l]);
+        }
+        experts[l] = ratio >= 1 ? info->n_experts : clamp_count(count, info->n_experts);
+    }
+}

@@ -1,0 +1,207 @@
+/* route.c: one layer's routing within a forward pass.
+ *
+ * Each sequence's ratio was turned into an expert count per layer. A layer
+ * where every sequence has all experts takes the dense path; otherwise the
+ * chunk is routed as a whole, and a dense sequence's tokens select all experts
+ * (the same bits as the dense path). Scores come from the layer's router, or
+ * from one of the controls that evaluation asks for. Runs on the engine's
+ * thread; the backend does the arithmetic. */
+#include "engine/routing/route.h"
+
+#include <string.h>
+
+#include "engine/routing/ratio.h"
+
+static moe_selector selector_of(const chunk *c)
+{
+    return c->selection ? c->selection[0].selector : MOE_SELECT_ROUTER;
+}
+
+static bool is_sparse(const chunk *c, int seq)
+{
+    return c->selection && c->selection[seq].ratio < 1;
+}
+
+/* A layer without a router is dense, unless a control needs none. */
+static bool can_route(const moe_layer *layer, moe_selector selector)
+{
+    switch (selector) {
+    case MOE_SELECT_ROUTER: return layer->router.present;
+    case MOE_SELECT_FREQUENCY: return layer->router.frequency != NULL;
+    case MOE_SELECT_ORACLE:
+    case MOE_SELECT_RANDOM: return true;
+    }
+    return false;
+}
+
+void route_begin(moe_engine *e, const chunk *c)
+{
+    int n_layers = e->weights.n_layers;
+    for (int s = 0; s < c->n_seqs; s++) {
+        int *experts = e->layer_experts + (size_t)s * n_layers;
+        double ratio = is_sparse(c, s) ? c->selection[s].ratio : 1;
+        ratio_to_experts(&e->model->info, ratio, experts);
+        for (int l = 0; l < n_layers; l++)
+            if (!can_route(&e->weights.layers[l], selector_of(c)))
+                experts[l] = e->weights.layers[l].ffn.n_experts;
+        e->kept_neurons[s] = 0;
+        e->kept_mass[s] = e->total_mass[s] = 0;
+    }
+}
+
+/* splitmix64's finaliser: neighbouring keys give unrelated numbers. */
+static uint64_t hash64(uint64_t z)
+{
+    z += 0x9e3779b97f4a7c15u;
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    return z ^ (z >> 31);
+}
+
+/* Scores that depend on layer, position, token and expert alone, so that the
+ * random control, too, gives the same answer in any batch. */
+static void random_scores(const chunk *c, int layer, int n_experts, float *scores)
+{
+    for (int s = 0; s < c->n_seqs; s++)
+        for (int t = c->cu_seqlens[s]; t < c->cu_seqlens[s + 1]; t++) {
+            uint64_t place = (uint64_t)layer << 32 | (uint32_t)(t - c->cu_seqlens[s]);
+            uint64_t key = hash64(hash64(place) ^ (uint32_t)c->ids[t]);
+            for (int x = 0; x < n_experts; x++)
+                scores[(size_t)t * n_experts + x] =
+                    (float)(hash64(key + (uint64_t)x) >> 40);
+        }
+}
+
+/* Leaves scores [n_tokens, n_experts] in e->scores. */
+static void score(moe_engine *e, const chunk *c, int layer, moe_selector selector)
+{
+    moe_backend *b = e->backend;
+    const moe_layer *w = &e->weights.layers[layer];
+    int n_experts = w->ffn.n_experts;
+    size_t bytes = (size_t)c->n_tokens * n_experts * sizeof(float);
+    switch (selector) {
+    case MOE_SELECT_ROUTER:
+        b->ops->router_scores(b, &w->router, e->x, c->n_tokens, e->scores);
+        break;
+    case MOE_SELECT_ORACLE:
+        b->ops->expert_mass(b, &w->ffn, e->x, c->n_tokens, e->scores);
+        break;
+    case MOE_SELECT_RANDOM:
+        random_scores(c, layer, n_experts, e->host_scores);
+        b->ops->put(b, e->scores, e->host_scores, bytes);
+        break;
+    case MOE_SELECT_FREQUENCY: {
+        /* The table is the host's: uploads leave it where it is. */
+        const float *frequency = e->model->weights.layers[layer].router.frequency;
+        for (int t = 0; t < c->n_tokens; t++)
+            memcpy(e->host_scores + (size_t)t * n_experts, frequency,
+                   (size_t)n_experts * sizeof(float));
+        b->ops->put(b, e->scores, e->host_scores, bytes);
+        break;
+    }
+    }
+}
+
+/* Adds the layer's selection to the sequences' sums and the statistics. */
+static void count_route(moe_engine *e, const chunk *c, int layer)
+{
+    moe_backend *b = e->backend;
+    moe_route *r = &e->host_route;
+    int n_experts = e->weights.layers[layer].ffn.n_experts;
+    const int *real = e->real_neurons + (size_t)layer * e->max_experts;
+    b->ops->download(b, r->bound, e->route.bound,
+                     ((size_t)c->n_tokens + 1) * sizeof *r->bound);
+    b->ops->download(b, r->expert, e->route.expert,
+                     (size_t)r->bound[c->n_tokens] * sizeof *r->expert);
+    memset(e->expert_tokens, 0, (size_t)n_experts * sizeof *e->expert_tokens);
+    for (int s = 0; s < c->n_seqs; s++) {
+        uint64_t kept = 0, counted = is_sparse(c, s);
+        int begin = r->bound[c->cu_seqlens[s]], end = r->bound[c->cu_seqlens[s + 1]];
+        for (int i = begin; i < end; i++) {
+            kept += (uint64_t)real[r->expert[i]];
+            e->expert_tokens[r->expert[i]] += counted;
+        }
+        e->kept_neurons[s] += kept;
+    }
+    routing_stats_add_layer(&e->stats, layer, e->expert_tokens);
+}
+
+/* The dense path's share: every real neuron of every token. */
+static void count_dense(moe_engine *e, const chunk *c, int layer)
+{
+    int n_experts = e->weights.layers[layer].ffn.n_experts;
+    uint64_t d_ff = (uint64_t)e->weights.layers[layer].ffn.d_ff, counted = 0;
+    for (int s = 0; s < c->n_seqs; s++) {
+        uint64_t n = (uint64_t)(c->cu_seqlens[s + 1] - c->cu_seqlens[s]);
+        e->kept_neurons[s] += n * d_ff;
+        counted += is_sparse(c, s) ? n : 0;
+    }
+    for (int x = 0; x < n_experts; x++)
+        e->expert_tokens[x] = counted;
+    routing_stats_add_layer(&e->stats, layer, e->expert_tokens);
+}
+
+/* Sums the positive activation that the selection keeps; route NULL: all. */
+static void count_mass(moe_engine *e, const chunk *c, int layer, bool routed)
+{
+    moe_backend *b = e->backend;
+    const moe_ffn *ffn = &e->weights.layers[layer].ffn;
+    const moe_route *r = &e->host_route;
+    b->ops->expert_mass(b, ffn, e->x, c->n_tokens, e->scores);
+    b->ops->download(b, e->host_scores, e->scores,
+                     (size_t)c->n_tokens * ffn->n_experts * sizeof(float));
+    for (int s = 0; s < c->n_seqs; s++)
+        for (int t = c->cu_seqlens[s]; t < c->cu_seqlens[s + 1]; t++) {
+            const float *mass = e->host_scores + (size_t)t * ffn->n_experts;
+            double total = 0, kept = 0;
+            for (int x = 0; x < ffn->n_experts; x++)
+                total += mass[x];
+            for (int i = routed ? r->bound[t] : 0; routed && i < r->bound[t + 1]; i++)
+                kept += mass[r->expert[i]];
+            e->total_mass[s] += total;
+            e->kept_mass[s] += routed ? kept : total;
+        }
+}
+
+const moe_route *route_layer(moe_engine *e, const chunk *c, int layer)
+{
+    moe_backend *b = e->backend;
+    int n_layers = e->weights.n_layers;
+    int n_experts = e->weights.layers[layer].ffn.n_experts;
+    bool routed = false;
+    for (int s = 0; s < c->n_seqs; s++) {
+        int k = e->layer_experts[(size_t)s * n_layers + layer];
+        routed |= k < n_experts;
+        for (int t = c->cu_seqlens[s]; t < c->cu_seqlens[s + 1]; t++)
+            e->k[t] = k;
+    }
+    if (routed) {
+        score(e, c, layer, selector_of(c));
+        b->ops->select(b, e->scores, e->k, c->n_tokens, n_experts, &e->route);
+        count_route(e, c, layer);
+    } else {
+        count_dense(e, c, layer);
+    }
+    if (c->mass)
+        count_mass(e, c, layer, routed);
+    return routed ? &e->route : NULL;
+}
+
+void route_end(moe_engine *e, const chunk *c)
+{
+    moe_stats_totals totals = {0};
+    uint64_t neurons = 0;
+    for (int l = 0; l < e->weights.n_layers; l++)
+        neurons += (uint64_t)e->weights.layers[l].ffn.d_ff;
+    for (int s = 0; s < c->n_seqs; s++) {
+        uint64_t n = (uint64_t)(c->cu_seqlens[s + 1] - c->cu_seqlens[s]);
+        if (c->effective_ratio)
+            c->effective_ratio[s] = (double)e->kept_neurons[s] / (double)(n * neurons);
+        if (c->mass)
+            c->mass[s] = e->total_mass[s] > 0 ? e->kept_mass[s] / e->total_mass[s] : 1;
+        *(is_sparse(c, s) ? &totals.tokens : &totals.dense_tokens) += n;
+        totals.neurons_selected += e->kept_neurons[s];
+        totals.neurons_skipped += n * neurons - e->kept_neurons[s];
+    }
+    routing_stats_add_totals(&e->stats, &totals);
+}

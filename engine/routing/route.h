@@ -1,0 +1,18 @@
+/* route.h: one layer's routing within a forward pass: scores, selection,
+ * statistics. */
+#ifndef MOE_ROUTING_ROUTE_H
+#define MOE_ROUTING_ROUTE_H
+
+#include "engine/engine.h"
+
+/* Prepares a chunk: expert counts per sequence and layer; clears its sums. */
+void route_begin(moe_engine *e, const chunk *c);
+
+/* Chooses the experts of the chunk's tokens for a layer whose FFN input is
+ * e->x. NULL: every token computes all experts, the dense path. */
+const moe_route *route_layer(moe_engine *e, const chunk *c, int layer);
+
+/* Fills the chunk's effective ratios and mass, and adds to the statistics. */
+void route_end(moe_engine *e, const chunk *c);
+
+#endif

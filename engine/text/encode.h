@@ -1,0 +1,35 @@
+/* encode.h: inside of a tokenizer, and one text's way through it. */
+#ifndef MOE_TEXT_ENCODE_H
+#define MOE_TEXT_ENCODE_H
+
+#include "engine/text/added_tokens.h"
+#include "engine/text/normalizer.h"
+#include "engine/text/wordpiece.h"
+
+struct moe_tokenizer {
+    normalizer rules;
+    uint8_t ascii_flags[128]; /* CHAR_DROP, _SPACE, _PUNCT or 0, as rules have it */
+    uint8_t ascii_lower[128]; /* what to put into the word */
+    wordpiece pieces;
+    added_tokens raw;        /* looked for in the text as it came */
+    added_tokens normalized; /* looked for after normalization */
+    int32_t cls, sep;
+    int model_max_length;
+    int n_vocab;
+    const char **tokens; /* [n_vocab], NULL in the holes */
+    char *strings;       /* what they point to */
+};
+
+/* Fills ascii_* from rules. */
+void encode_init_ascii(moe_tokenizer *t);
+
+/* Appends the tokens of s (valid UTF-8, under 2^30 bytes), no special ones around
+ * them. Positions count code points of s. False: out of memory. */
+bool encode_text(const moe_tokenizer *t, const char *s, size_t n, token_list *out);
+
+/* Runs s through the normalizer; *out is the result's UTF-8, *n_out its bytes and
+ * *at, if at is not NULL, each byte's position in s. Free both. */
+bool encode_normalize(const normalizer *rules, const char *s, size_t n, int32_t first,
+                      char **out, size_t *n_out, int32_t **at);
+
+#endif

@@ -1,0 +1,260 @@
+/* batcher.c: expire, take, weed, run, deliver; when idle, probe.
+ *
+ * Arrays for a batch are made once: batch_tokens (or one sequence of the
+ * model's full length) tokens, QUEUE_WINDOW sequences. */
+#include "server/batcher.h"
+
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "server/clock.h"
+#include "server/log.h"
+
+/* Attention costs length squared: a batch of sequences longer than this on
+ * average takes fewer tokens. A sequence that waited PATIENCE goes first. */
+enum { MEAN_LENGTH = 256 };
+static const int64_t PATIENCE_NS = 50000000;
+
+struct batcher {
+    batcher_options o;
+    pthread_t thread;
+    batch_limits limits;
+    int n_labels;
+    uint64_t token_neurons; /* FFN neurons of all layers */
+    /* The thread's own, one batch: */
+    sequence *batch[QUEUE_WINDOW];
+    job *doomed[QUEUE_WINDOW];
+    struct pollfd peers[QUEUE_WINDOW];
+    int32_t cu_seqlens[QUEUE_WINDOW + 1];
+    moe_selection selection[QUEUE_WINDOW];
+    double effective[QUEUE_WINDOW];
+    int32_t *ids, *types; /* [room for one batch's tokens] */
+    float *logits;        /* [QUEUE_WINDOW, n_labels] */
+};
+
+/* ---- ending jobs ------------------------------------------------------ */
+
+/* Hands a job back; it may be freed before this returns. */
+static void finish(job *j)
+{
+    j->finished_ns = clock_ns();
+    if (!j->started_ns)
+        j->started_ns = j->finished_ns;
+    j->done(j->ctx);
+}
+
+/* Ends the jobs marked in b->doomed: takes their sequences out of the batch
+ * and out of the queue. Returns the sequences left in the batch. */
+static int end_doomed(batcher *b, int n, int n_doomed)
+{
+    int kept = 0;
+    if (n_doomed == 0)
+        return n;
+    for (int i = 0; i < n; i++) {
+        job *j = b->batch[i]->owner;
+        if (j->outcome == JOB_FINE)
+            b->batch[kept++] = b->batch[i];
+        else
+            j->n_left--;
+    }
+    for (int i = 0; i < n_doomed; i++) {
+        queue_drop(b->o.queue, b->doomed[i]);
+        finish(b->doomed[i]);
+    }
+    return kept;
+}
+
+/* Which peers have hung up or reset: peers[i].revents of sequence i. */
+static void look_at_peers(batcher *b, int n)
+{
+    for (int i = 0; i < n; i++)
+        b->peers[i] = (struct pollfd){.fd = b->batch[i]->owner->socket, .events = POLLRDHUP};
+    if (poll(b->peers, (nfds_t)n, 0) < 0)
+        for (int i = 0; i < n; i++)
+            b->peers[i].revents = 0;
+}
+
+/* Ends what waited too long, wherever it stands in the queue. */
+static void expire(batcher *b)
+{
+    int n = queue_expire(b->o.queue, b->doomed);
+    for (int i = 0; i < n; i++)
+        finish(b->doomed[i]);
+}
+
+/* Ends what need not run: its peer left, or the server stops. */
+static int weed(batcher *b, int n)
+{
+    bool closed = queue_closed(b->o.queue);
+    int n_doomed = 0;
+    look_at_peers(b, n);
+    for (int i = 0; i < n; i++) {
+        job *j = b->batch[i]->owner;
+        if (j->outcome != JOB_FINE)
+            continue;
+        if (closed)
+            j->outcome = JOB_REFUSED;
+        else if (b->peers[i].revents & (POLLRDHUP | POLLHUP | POLLERR | POLLNVAL))
+            j->outcome = JOB_GONE;
+        if (j->outcome != JOB_FINE)
+            b->doomed[n_doomed++] = j;
+    }
+    return end_doomed(b, n, n_doomed);
+}
+
+static void fail_batch(batcher *b, int n)
+{
+    int n_doomed = 0;
+    for (int i = 0; i < n; i++) {
+        job *j = b->batch[i]->owner;
+        if (j->outcome == JOB_FINE) {
+            j->outcome = JOB_FAILED;
+            b->doomed[n_doomed++] = j;
+        }
+    }
+    end_doomed(b, n, n_doomed);
+}
+
+/* ---- one batch -------------------------------------------------------- */
+
+static moe_batch assemble(batcher *b, int n)
+{
+    int32_t at = 0;
+    b->cu_seqlens[0] = 0;
+    for (int i = 0; i < n; i++) {
+        const moe_tokens *t = &b->batch[i]->tokens;
+        memcpy(b->ids + at, t->ids, (size_t)t->n * sizeof *b->ids);
+        memcpy(b->types + at, t->types, (size_t)t->n * sizeof *b->types);
+        b->selection[i] = (moe_selection){.ratio = b->batch[i]->owner->ratio};
+        b->cu_seqlens[i + 1] = at += t->n;
+    }
+    return (moe_batch){
+        .n_seqs = n,
+        .cu_seqlens = b->cu_seqlens,
+        .token_ids = b->ids,
+        .token_types = b->types,
+        .selection = b->selection,
+    };
+}
+
+static void deliver(batcher *b, int n)
+{
+    for (int i = 0; i < n; i++) {
+        sequence *s = b->batch[i];
+        job *j = s->owner;
+        size_t place = (size_t)(s - j->sequences);
+        memcpy(j->logits + place * (size_t)b->n_labels, b->logits + (size_t)i * (size_t)b->n_labels,
+               (size_t)b->n_labels * sizeof *j->logits);
+        s->effective_ratio = b->effective[i];
+        if (--j->n_left == 0)
+            finish(j);
+    }
+}
+
+static void count(batcher *b, int n, int64_t ns)
+{
+    model_stats *s = b->o.stats;
+    uint64_t selected = 0, n_tokens = (uint64_t)b->cu_seqlens[n];
+    for (int i = 0; i < n; i++) {
+        double neurons = (double)((uint64_t)b->batch[i]->tokens.n * b->token_neurons);
+        selected += (uint64_t)(neurons * b->effective[i] + 0.5);
+    }
+    counter_add(&s->neurons_selected, selected);
+    counter_add(&s->neurons_skipped, n_tokens * b->token_neurons - selected);
+    histogram_observe(&s->batch_tokens, &batch_tokens_scale, n_tokens);
+    histogram_observe(&s->batch_sequences, &batch_sequences_scale, (uint64_t)n);
+    /* Smoothed over some eight batches. */
+    double now = (double)n_tokens * 1e9 / (double)(ns > 0 ? ns : 1);
+    double old = (double)counter_get(&s->tokens_per_second);
+    atomic_store_explicit(&s->tokens_per_second,
+                          (uint64_t)(old > 0 ? old + (now - old) / 8 : now) + 1,
+                          memory_order_relaxed);
+}
+
+static void run(batcher *b, int n)
+{
+    moe_error err = {0};
+    moe_batch batch = assemble(b, n);
+    moe_output out = {.logits = b->logits, .effective_ratio = b->effective};
+    int64_t begin = clock_ns();
+    for (int i = 0; i < n; i++)
+        if (!b->batch[i]->owner->started_ns)
+            b->batch[i]->owner->started_ns = begin;
+    if (moe_forward(b->o.engine, &batch, &out, &err) != MOE_OK) {
+        log_error("a batch of %d texts failed: %s", n, err.message);
+        fail_batch(b, n);
+        return;
+    }
+    int64_t ns = clock_ns() - begin;
+    count(b, n, ns);
+    if (b->o.probe)
+        probe_sample(b->o.probe, &batch, ns);
+    deliver(b, n);
+}
+
+static void *serve(void *arg)
+{
+    batcher *b = arg;
+    for (;;) {
+        expire(b);
+        int64_t idle_ns = b->o.probe ? probe_delay_ns(b->o.probe) : 0;
+        int n = queue_take(b->o.queue, &b->limits, idle_ns, b->batch);
+        if (n == 0)
+            return NULL;
+        if (n < 0) {
+            probe_run(b->o.probe);
+            continue;
+        }
+        n = weed(b, n);
+        if (n > 0)
+            run(b, n);
+    }
+}
+
+/* ---- making and ending ------------------------------------------------ */
+
+static void release(batcher *b)
+{
+    free(b->ids);
+    free(b->types);
+    free(b->logits);
+    free(b);
+}
+
+moe_status batcher_create(const batcher_options *o, batcher **out, moe_error *err)
+{
+    *out = NULL;
+    const moe_model_info *info = moe_model_describe(o->model);
+    size_t room = (size_t)(o->batch_tokens > info->max_tokens ? o->batch_tokens : info->max_tokens);
+    batcher *b = calloc(1, sizeof *b);
+    if (!b)
+        return moe_fail(err, MOE_E_MEMORY, "out of memory for a batcher");
+    b->o = *o;
+    b->n_labels = info->n_labels;
+    b->token_neurons = (uint64_t)info->n_layers * (uint64_t)info->d_ff;
+    b->limits = (batch_limits){
+        .max_sequences = QUEUE_WINDOW,
+        .max_tokens = o->batch_tokens,
+        .max_squares = (int64_t)o->batch_tokens * MEAN_LENGTH,
+        .patience_ns = PATIENCE_NS,
+    };
+    b->ids = calloc(room, sizeof *b->ids);
+    b->types = calloc(room, sizeof *b->types);
+    b->logits = calloc((size_t)QUEUE_WINDOW * (size_t)b->n_labels, sizeof *b->logits);
+    if (!b->ids || !b->types || !b->logits || pthread_create(&b->thread, NULL, serve, b) != 0) {
+        release(b);
+        return moe_fail(err, MOE_E_MEMORY, "out of memory for a batcher's thread");
+    }
+    *out = b;
+    return MOE_OK;
+}
+
+void batcher_destroy(batcher *b)
+{
+    if (!b)
+        return;
+    pthread_join(b->thread, NULL);
+    release(b);
+}

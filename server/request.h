@@ -1,0 +1,53 @@
+/* request.h: the bodies of POST /v1/classify and POST /predict, typed.
+ *
+ * Wrong types and values out of range are a problem with the status, a type
+ * and a message that names the key, what was expected and what was found. */
+#ifndef SERVER_REQUEST_H
+#define SERVER_REQUEST_H
+
+#include "server/json.h"
+
+typedef struct {
+    int status;       /* HTTP */
+    const char *type; /* "malformed_json", "invalid_value", ... */
+    char message[400];
+} problem;
+
+/* Fills p and returns false. */
+bool problem_set(problem *p, int status, const char *type, const char *format, ...)
+    __attribute__((format(printf, 4, 5)));
+
+typedef struct {
+    const char *text, *pair; /* pair NULL: a single text; of the tree */
+    size_t text_bytes, pair_bytes; /* they may hold NULs */
+} request_input;
+
+typedef struct {
+    jnode *tree;        /* owns the strings */
+    const char *model;  /* NULL: the default */
+    bool has_ratio;
+    double ratio;       /* in (0, 1], if has_ratio */
+    int top_k;          /* 0: all labels */
+    bool truncate;      /* true unless told */
+    bool truncate_left; /* keep the end of the text (/predict) */
+    bool raw_scores;    /* logits (/predict) */
+    bool list;          /* inputs were a list (a batch) */
+    request_input *inputs; /* [n_inputs] */
+    int n_inputs;
+} inference_request;
+
+typedef struct {
+    int max_inputs, max_depth;
+} request_limits;
+
+/* On success the caller owns *out: request_free. On failure nothing is owed. */
+bool request_parse_classify(const char *body, size_t n, const request_limits *limits,
+                            inference_request *out, problem *p);
+bool request_parse_predict(const char *body, size_t n, const request_limits *limits,
+                           inference_request *out, problem *p);
+void request_free(inference_request *r);
+
+/* A ratio as a header has it: a decimal number in (0, 1] and nothing else. */
+bool request_parse_ratio(const char *text, double *out);
+
+#endif

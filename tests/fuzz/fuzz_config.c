@@ -1,0 +1,41 @@
+/* fuzz_config.c: any bytes as config.json. What is accepted must keep the
+ * promises that the engine builds on. */
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/model/config.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+static void check(const model_config *c)
+{
+    if (c->n_layers < 1 || c->d_model < 1 || c->n_heads < 1 || c->d_model % c->n_heads ||
+        c->n_experts * MOE_EXPERT_SIZE < c->d_ff || c->n_labels < 1)
+        abort();
+    for (int i = 0; i < c->n_labels; i++)
+        if (!c->labels[i] || strlen(c->labels[i]) > (size_t)16 << 20)
+            abort();
+    if (!c->moefied)
+        return;
+    for (int i = 0; i < c->moe.n_rows; i++)
+        for (int l = 0; l < c->n_layers; l++) {
+            int k = c->moe.rows[i].experts[l];
+            if (k < 1 || k > c->n_experts || (i > 0 && k < c->moe.rows[i - 1].experts[l]))
+                abort();
+        }
+    if (c->moe.rows[c->moe.n_rows - 1].ratio != 1)
+        abort();
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    model_config c;
+    moe_error err;
+    if (config_parse("fuzz", (const char *)data, size, &c, &err) == MOE_OK) {
+        check(&c);
+        config_free(&c);
+    }
+    return 0;
+}

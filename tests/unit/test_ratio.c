@@ -1,0 +1,126 @@
+/* From a ratio to expert counts, and from logits to scores. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <cmocka.h>
+
+#include "engine/model/model.h"
+#include "engine/routing/ratio.h"
+
+static const int quarter[] = {16, 8}, half[] = {30, 18}, all[] = {48, 48};
+static const moe_ratio_row rows[] = {{0.25, quarter}, {0.5, half}, {1, all}};
+static const moe_model_info with_table = {
+    .n_layers = 2, .n_experts = 48, .n_ratio_rows = 3, .ratio_rows = rows};
+static const moe_model_info without_table = {.n_layers = 2, .n_experts = 48};
+
+static void expect(const moe_model_info *info, double ratio, int first, int second)
+{
+    int experts[2];
+    ratio_to_experts(info, ratio, experts);
+    assert_int_equal(experts[0], first);
+    assert_int_equal(experts[1], second);
+}
+
+static void rows_of_the_table_are_honoured(void **state)
+{
+    (void)state;
+    expect(&with_table, 0.25, 16, 8);
+    expect(&with_table, 0.5, 30, 18);
+    expect(&with_table, 1, 48, 48);
+}
+
+static void between_rows_counts_are_interpolated(void **state)
+{
+    (void)state;
+    expect(&with_table, 0.375, 23, 13);
+    expect(&with_table, 0.75, 39, 33);
+}
+
+static void below_the_table_counts_shrink_to_one(void **state)
+{
+    (void)state;
+    expect(&with_table, 0.125, 8, 4);
+    expect(&with_table, 1e-9, 1, 1);
+}
+
+static void without_a_table_counts_are_uniform(void **state)
+{
+    (void)state;
+    expect(&without_table, 0.25, 12, 12);
+    expect(&without_table, 0.001, 1, 1);
+    expect(&without_table, 1, 48, 48);
+}
+
+static void only_ratios_over_0_up_to_1_are_valid(void **state)
+{
+    (void)state;
+    assert_true(ratio_valid(1));
+    assert_true(ratio_valid(1e-6));
+    assert_false(ratio_valid(0));
+    assert_false(ratio_valid(-0.5));
+    assert_false(ratio_valid(1.0001));
+    assert_false(ratio_valid(NAN));
+    assert_false(ratio_valid(INFINITY));
+}
+
+static moe_model model_of(moe_task task, int n_labels)
+{
+    return (moe_model){.info = {.task = task, .n_labels = n_labels}};
+}
+
+static void softmax_survives_huge_logits_in_place(void **state)
+{
+    (void)state;
+    moe_model m = model_of(MOE_TASK_CLASSIFY, 3);
+    float v[] = {3e38f, 3e38f, -3e38f};
+    moe_scores(&m, v, v);
+    assert_float_equal(v[0], 0.5, 1e-6);
+    assert_float_equal(v[1], 0.5, 1e-6);
+    assert_float_equal(v[2], 0, 1e-6);
+}
+
+static void softmax_matches_a_case_by_hand(void **state)
+{
+    (void)state;
+    moe_model m = model_of(MOE_TASK_CLASSIFY, 2);
+    float logits[] = {0, logf(3)}, scores[2];
+    moe_scores(&m, logits, scores);
+    assert_float_equal(scores[0], 0.25, 1e-6);
+    assert_float_equal(scores[1], 0.75, 1e-6);
+}
+
+static void labels_of_multi_label_are_independent(void **state)
+{
+    (void)state;
+    moe_model m = model_of(MOE_TASK_MULTI_LABEL, 2);
+    float logits[] = {0, -200}, scores[2];
+    moe_scores(&m, logits, scores);
+    assert_float_equal(scores[0], 0.5, 1e-6);
+    assert_float_equal(scores[1], 0, 1e-6);
+}
+
+static void regression_is_the_raw_value(void **state)
+{
+    (void)state;
+    moe_model m = model_of(MOE_TASK_REGRESS, 1);
+    float logits[] = {4.25f}, scores[1];
+    moe_scores(&m, logits, scores);
+    assert_float_equal(scores[0], 4.25, 0);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(rows_of_the_table_are_honoured),
+        cmocka_unit_test(between_rows_counts_are_interpolated),
+        cmocka_unit_test(below_the_table_counts_shrink_to_one),
+        cmocka_unit_test(without_a_table_counts_are_uniform),
+        cmocka_unit_test(only_ratios_over_0_up_to_1_are_valid),
+        cmocka_unit_test(softmax_survives_huge_logits_in_place),
+        cmocka_unit_test(softmax_matches_a_case_by_hand),
+        cmocka_unit_test(labels_of_multi_label_are_independent),
+        cmocka_unit_test(regression_is_the_raw_value),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
