@@ -92,13 +92,17 @@ static void attend(const job *j, const panels *p, int s, const float *q, int n_r
         .b = (const float *const[]){p->keys}, .ldb = PANEL,
         .panel_stride = (size_t)j->head * PANEL,
     });
+    float inverse[CPU_QUERY_ROWS];
     for (int i = 0; i < n_rows; i++)
-        kernels->softmax(score[i], s, j->scale);
+        inverse[i] = kernels->softmax(score[i], s, j->scale);
     kernels->gemm(&(cpu_gemm){
         .m = n_rows, .n = j->head, .k = s, .a = weight, .c = out, .n_blocks = 1,
         .b = (const float *const[]){p->values}, .ldb = PANEL,
         .panel_stride = (size_t)s * PANEL,
     });
+    for (int i = 0; i < n_rows; i++)
+        for (int c = 0; c < j->head; c++)
+            out[i][c] *= inverse[i];
 }
 
 static void attention_task(void *ctx, int task, int thread)

@@ -33,8 +33,9 @@ typedef struct {
 typedef struct {
     const char *isa;
     void (*gemm)(const cpu_gemm *g);
-    /* row = softmax(scale * row), scale > 0, n > 0. */
-    void (*softmax)(float *row, int n, float scale);
+    /* row = e^(scale (row - its maximum)), scale > 0, n > 0. Returns 1 / its sum, by
+     * which the caller turns it, or what it makes of it, into a softmax. */
+    float (*softmax)(float *row, int n, float scale);
     /* y = norm(x + residual), rows of w->d; residual may be NULL, y either. */
     void (*norm)(const moe_norm *w, const float *x, const float *residual, float *y);
     /* Row `row` of a table, as fp32. */

@@ -57,7 +57,7 @@ static void gemm_c(const cpu_gemm *g)
     }
 }
 
-static void softmax_c(float *row, int n, float scale)
+static float softmax_c(float *row, int n, float scale)
 {
     float max = row[0];
     for (int i = 1; i < n; i++)
@@ -67,8 +67,7 @@ static void softmax_c(float *row, int n, float scale)
         row[i] = expf(scale * (row[i] - max));
         sum += row[i];
     }
-    for (int i = 0; i < n; i++)
-        row[i] *= (float)(1 / sum);
+    return (float)(1 / sum);
 }
 
 static void norm_c(const moe_norm *w, const float *x, const float *residual, float *y)

@@ -17,7 +17,11 @@
 #include "engine/cpu/split.h"
 
 #define ALWAYS_INLINE inline __attribute__((always_inline))
+#if defined(__clang__)
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
 #define UNROLL _Pragma("GCC unroll 24")
+#endif
 
 enum {
     PANEL = MOE_LINEAR_PANEL,

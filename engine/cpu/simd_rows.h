@@ -16,39 +16,50 @@ static inline int whole(int n)
     return n / LANES * LANES;
 }
 
+/* Two chains each for the maximum and the sum: one would be waited for. */
 static float row_max(const float *row, int n)
 {
-    vec max = v_set(-INFINITY);
+    vec max = v_set(-INFINITY), other = max;
     int i = 0;
+    for (; i + 2 * LANES <= n; i += 2 * LANES) {
+        max = v_max(max, v_load(row + i));
+        other = v_max(other, v_load(row + i + LANES));
+    }
     for (; i < whole(n); i += LANES)
         max = v_max(max, v_load(row + i));
     if (i < n) {
         lanes rest = v_first(n - i);
         max = v_max(max, v_choose(rest, v_load_some(row + i, rest), max));
     }
-    return v_greatest(max);
+    return v_greatest(v_max(max, other));
 }
 
-static void softmax(float *row, int n, float scale)
+static float softmax(float *row, int n, float scale)
 {
-    vec max = v_set(row_max(row, n)), by = v_set(scale), sum = v_set(0);
+    /* e^(scale (x - max)); the product first, so that a fused one can subtract */
+    vec by = v_set(scale), shift = v_set(-scale * row_max(row, n));
+    vec sum = v_set(0), other = sum;
     int i = 0;
+    for (; i + 2 * LANES <= n; i += 2 * LANES) {
+        vec e = v_exp(v_fma(by, v_load(row + i), shift));
+        vec f = v_exp(v_fma(by, v_load(row + i + LANES), shift));
+        v_store(row + i, e);
+        v_store(row + i + LANES, f);
+        sum = v_add(sum, e);
+        other = v_add(other, f);
+    }
     for (; i < whole(n); i += LANES) {
-        vec e = v_exp(v_mul(by, v_sub(v_load(row + i), max)));
+        vec e = v_exp(v_fma(by, v_load(row + i), shift));
         v_store(row + i, e);
         sum = v_add(sum, e);
     }
-    lanes rest = v_first(n - i);
     if (i < n) {
-        vec e = v_exp(v_mul(by, v_sub(v_load_some(row + i, rest), max)));
+        lanes rest = v_first(n - i);
+        vec e = v_exp(v_fma(by, v_load_some(row + i, rest), shift));
         v_store_some(row + i, rest, e);
-        sum = v_add(sum, v_choose(rest, e, v_set(0)));
+        other = v_add(other, v_choose(rest, e, v_set(0)));
     }
-    vec inverse = v_set(1 / v_sum(sum));
-    for (i = 0; i < whole(n); i += LANES)
-        v_store(row + i, v_mul(v_load(row + i), inverse));
-    if (i < n)
-        v_store_some(row + i, rest, v_mul(v_load_some(row + i, rest), inverse));
+    return 1 / v_sum(v_add(sum, other));
 }
 
 /* y = x + residual; returns its sum. */

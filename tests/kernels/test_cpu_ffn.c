@@ -69,7 +69,7 @@ static void check_ffn(const machine *m, const ffn_case *c, rng *r)
     m->b->ops->ffn(m->b, &w, x, c->n_tokens, dense ? NULL : &route, y);
     double *expected = malloc((size_t)c->d * sizeof *expected);
     for (int t = 0; t < c->n_tokens; t++) {
-        if (c->n_tokens > 60 && t % 29 && t < c->n_tokens - 3)
+        if (c->n_tokens > 20 && t % 29 && t < c->n_tokens - 3)
             continue;
         double tolerance = plain_ffn_row(&p, c->d, c->d_ff, c->act, x + (size_t)t * (size_t)c->d,
                                          route.expert + route.bound[t],
@@ -92,7 +92,7 @@ static void dense_and_sparse_match_double_precision(void **state)
         {13, 65, 200, 1, 6, MOE_ACT_RELU}, {50, 64, 320, 10, 10, MOE_ACT_RELU},
         {127, 32, 256, 1, 8, MOE_ACT_RELU}, {129, 63, 160, 5, 5, MOE_ACT_GELU_ERF},
         {700, 48, 96, 1, 3, MOE_ACT_RELU}, {700, 48, 96, 3, 3, MOE_ACT_RELU},
-        {600, 5, 31, 1, 1, MOE_ACT_RELU}, {9, 384, 1536, 12, 12, MOE_ACT_RELU},
+        {600, 5, 31, 1, 1, MOE_ACT_RELU}, {3, 384, 1536, 12, 12, MOE_ACT_RELU},
     };
     for (int isa = 0; isa < N_ISAS; isa++)
         for (int n_threads = 1; n_threads <= 3; n_threads += 2)
