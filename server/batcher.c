@@ -1,4 +1,4 @@
-/* batcher.c: take, weed, run, deliver; when idle, probe.
+/* batcher.c: expire, take, weed, run, deliver; when idle, probe.
  *
  * Arrays for a batch are made once: batch_tokens (or one sequence of the
  * model's full length) tokens, QUEUE_WINDOW sequences. */
@@ -76,11 +76,18 @@ static void look_at_peers(batcher *b, int n)
             b->peers[i].revents = 0;
 }
 
-/* Ends what need not run: late, left, or refused because the server stops. */
+/* Ends what waited too long, wherever it stands in the queue. */
+static void expire(batcher *b)
+{
+    int n = queue_expire(b->o.queue, b->doomed);
+    for (int i = 0; i < n; i++)
+        finish(b->doomed[i]);
+}
+
+/* Ends what need not run: its peer left, or the server stops. */
 static int weed(batcher *b, int n)
 {
     bool closed = queue_closed(b->o.queue);
-    int64_t now = clock_ns();
     int n_doomed = 0;
     look_at_peers(b, n);
     for (int i = 0; i < n; i++) {
@@ -91,8 +98,6 @@ static int weed(batcher *b, int n)
             j->outcome = JOB_REFUSED;
         else if (b->peers[i].revents & (POLLRDHUP | POLLHUP | POLLERR | POLLNVAL))
             j->outcome = JOB_GONE;
-        else if (j->deadline_ns && !j->started_ns && now > j->deadline_ns)
-            j->outcome = JOB_LATE;
         if (j->outcome != JOB_FINE)
             b->doomed[n_doomed++] = j;
     }
@@ -193,6 +198,7 @@ static void *serve(void *arg)
 {
     batcher *b = arg;
     for (;;) {
+        expire(b);
         int64_t idle_ns = b->o.probe ? probe_delay_ns(b->o.probe) : 0;
         int n = queue_take(b->o.queue, &b->limits, idle_ns, b->batch);
         if (n == 0)

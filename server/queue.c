@@ -136,6 +136,34 @@ int queue_drop(queue *q, job *j)
     return n;
 }
 
+static bool is_late(const sequence *s, const void *ctx)
+{
+    (void)ctx;
+    return s->owner->outcome == JOB_LATE;
+}
+
+/* The line is in order of arrival, and so of deadlines: the late ones stand at
+ * its head, between sequences of jobs that have begun. */
+int queue_expire(queue *q, job **late)
+{
+    int64_t now = clock_ns();
+    int n = 0;
+    pthread_mutex_lock(&q->lock);
+    for (sequence *s = q->head; s && n < QUEUE_WINDOW; s = s->next) {
+        job *j = s->owner;
+        if (!j->deadline_ns || j->started_ns || j->outcome == JOB_LATE)
+            continue;
+        if (now <= j->deadline_ns)
+            break;
+        j->outcome = JOB_LATE;
+        late[n++] = j;
+    }
+    if (n)
+        remove_if(q, is_late, NULL);
+    pthread_mutex_unlock(&q->lock);
+    return n;
+}
+
 /* ---- choosing a batch ------------------------------------------------- */
 
 typedef struct {

@@ -50,7 +50,7 @@ struct job {
     job_outcome outcome;
     int64_t pushed_ns, started_ns, finished_ns; /* first batch begins, last ends */
     float *logits;           /* [n_sequences, n_labels] */
-    /* the batcher's: */
+    /* the batcher's (so are outcome and started_ns until done): */
     int n_left;              /* sequences without a result */
     sequence sequences[];    /* [n_sequences] */
 };
@@ -99,6 +99,11 @@ enum { QUEUE_WINDOW = 256 }; /* sequences looked at when a batch is formed */
  * queue is closed and empty. idle_ns > 0: returns -1 if nothing came for so
  * long. Batcher's thread. */
 int queue_take(queue *q, const batch_limits *limits, int64_t idle_ns, sequence **batch);
+
+/* Takes every job past its deadline out of the queue (those already begun
+ * aside), marked JOB_LATE, into late[0 ..]; at most QUEUE_WINDOW. Returns how
+ * many. Batcher's thread. */
+int queue_expire(queue *q, job **late);
 
 /* Takes what is left of a job out of the queue; returns how many sequences. */
 int queue_drop(queue *q, job *j);

@@ -338,6 +338,26 @@ UNUSED_OK char *long_body(int n, int words, double ratio)
     return body;
 }
 
+/* A body of BUSY_TEXTS texts that keeps a server of MINILM busy for about
+ * `seconds`, whatever the machine and the sanitizer; free it. Start the server
+ * with --batch-tokens 16, so that it computes them in many small batches. */
+enum { BUSY_TEXTS = 40 };
+UNUSED_OK char *busy_body(const moefied *m, double seconds)
+{
+    for (int i = 0; i < 2; i++) {
+        char *warm = long_body(1, 40, 1);
+        answer a = classify(m, warm);
+        expect_status(&a, 200, "warming up");
+        answer_free(&a);
+        free(warm);
+    }
+    double speed = metric(m, "moefied_tokens_per_second{model=\"minilm-sst2-relu\"}");
+    double words = speed * seconds / BUSY_TEXTS - 2;
+    return long_body(BUSY_TEXTS, words < 4 ? 4 : words > 480 ? 480 : (int)words, 1);
+}
+#define DEPTH "moefied_queue_depth{model=\"minilm-sst2-relu\"}"
+#define SMALL_BATCHES "--batch-tokens", "16"
+
 /* ---- a request on a thread of its own ------------------------------------ */
 
 typedef struct {

@@ -1,8 +1,6 @@
 /* test_http_stop.c: how the server ends, and what keeps it from starting. */
 #include "tests/http/harness.h"
 
-#define DEPTH "moefied_queue_depth{model=\"minilm-sst2-relu\"}"
-
 static int prepare(void **state)
 {
     (void)state;
@@ -16,8 +14,8 @@ static void a_signal_lets_what_is_queued_finish(void **state)
     background slow;
     bool closed;
     (void)state;
-    moefied_start(&m, "drain", "--model", MINILM, NULL);
-    char *body = long_body(32, 250, 1);
+    moefied_start(&m, "drain", "--model", MINILM, SMALL_BATCHES, "--grace-seconds", "200", NULL);
+    char *body = busy_body(&m, 3);
     int open_one = raw_connect(&m), idle = raw_connect(&m), health = raw_connect(&m);
     raw_post(open_one, "/v1/classify", "{\"inputs\":\"a\"}");
     free(raw_read(open_one, "timing_ms", 1, 20000, &closed));
@@ -49,9 +47,9 @@ static void a_signal_lets_what_is_queued_finish(void **state)
     free(got);
     pthread_join(slow.thread, NULL);
     expect_status(&slow.a, 200, "the request in flight");
-    assert_int_equal(cJSON_GetArraySize(at(&slow.a, "results")), 32);
+    assert_int_equal(cJSON_GetArraySize(at(&slow.a, "results")), BUSY_TEXTS);
     answer_free(&slow.a);
-    assert_int_equal(moefied_wait(&m, 20000), 0);
+    assert_int_equal(moefied_wait(&m, 60000), 0);
     close(open_one);
     close(idle);
     close(health);
@@ -79,8 +77,8 @@ static void requests_beyond_the_grace_time_are_refused(void **state)
     moefied m;
     background slow;
     (void)state;
-    moefied_start(&m, "grace", "--model", MINILM, "--grace-seconds", "0", "--batch-tokens", "256", NULL);
-    char *body = long_body(100, 250, 1);
+    moefied_start(&m, "grace", "--model", MINILM, SMALL_BATCHES, "--grace-seconds", "0", NULL);
+    char *body = busy_body(&m, 4);
     background_call(&slow, &m, "/v1/classify", body);
     wait_for_metric(&m, DEPTH, 2);
     kill(m.pid, SIGTERM);
@@ -96,8 +94,8 @@ static void a_second_signal_ends_at_once(void **state)
     moefied m;
     background slow;
     (void)state;
-    moefied_start(&m, "twice", "--model", MINILM, NULL);
-    char *body = long_body(128, 250, 1);
+    moefied_start(&m, "twice", "--model", MINILM, SMALL_BATCHES, NULL);
+    char *body = busy_body(&m, 6);
     background_call(&slow, &m, "/v1/classify", body);
     wait_for_metric(&m, DEPTH, 2);
     kill(m.pid, SIGTERM);

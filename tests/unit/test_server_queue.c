@@ -132,6 +132,32 @@ static void a_dropped_job_leaves_the_others_in_line(void **state)
     queue_destroy(&q);
 }
 
+static void late_jobs_leave_whole_and_begun_ones_stay(void **state)
+{
+    queue q;
+    sequence *batch[QUEUE_WINDOW];
+    job *late[QUEUE_WINDOW];
+    (void)state;
+    queue_init(&q, 16, 1000);
+    job *begun = push(&q, 1, (int[]){1}), *old = push(&q, 3, (int[]){2, 3, 4});
+    job *patient = push(&q, 1, (int[]){5}), *young = push(&q, 1, (int[]){6});
+    begun->deadline_ns = old->deadline_ns = 1;
+    begun->started_ns = 1;
+    young->deadline_ns = INT64_MAX;
+    assert_int_equal(queue_expire(&q, late), 1);
+    assert_ptr_equal(late[0], old);
+    assert_int_equal(old->outcome, JOB_LATE);
+    assert_int_equal(q.n_sequences, 3);
+    assert_int_equal(q.n_tokens, 12);
+    assert_int_equal(queue_expire(&q, late), 0);
+    assert_int_equal(queue_take(&q, &wide, 0, batch), 3);
+    job_free(begun);
+    job_free(old);
+    job_free(patient);
+    job_free(young);
+    queue_destroy(&q);
+}
+
 static void taking_from_an_empty_queue_wakes_after_the_idle_time(void **state)
 {
     queue q;
@@ -218,6 +244,7 @@ int main(void)
         cmocka_unit_test(a_text_that_lost_patience_goes_before_shorter_ones),
         cmocka_unit_test(a_batch_keeps_to_its_limits_but_takes_at_least_one),
         cmocka_unit_test(a_dropped_job_leaves_the_others_in_line),
+        cmocka_unit_test(late_jobs_leave_whole_and_begun_ones_stay),
         cmocka_unit_test(taking_from_an_empty_queue_wakes_after_the_idle_time),
         cmocka_unit_test(a_closed_queue_refuses_and_hands_out_what_is_left),
         cmocka_unit_test(nothing_is_lost_between_threads),
