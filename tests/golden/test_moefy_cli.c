@@ -1,9 +1,12 @@
 /* The program moefy itself, as a user runs it: its answers to texts against the
  * golden ones, its exit codes, and one line on stderr for whatever goes wrong. */
+#include <poll.h>
+#include <signal.h>
+
 #include "tests/support/moefy_cli.h"
 
 #define ALL_GOLDEN "tests/data/golden/minilm-sst2-relu.jsonl"
-enum { GOLDEN_ROWS = SANITIZED ? 16 : 184 };
+enum { GOLDEN_ROWS = SANITIZED ? 16 : 184, PATIENCE_MS = 60000 };
 
 static char golden_path[4200];
 
@@ -244,9 +247,14 @@ static void a_writer_that_waits_gets_its_answer(void **state)
     for (int i = 0; i < 3; i++) { /* an answer before the next question */
         const char *question = "{\"text\":\"abc\"}\n";
         assert_int_equal(write(to[1], question, strlen(question)), strlen(question));
-        do
+        do {
+            struct pollfd answer = {.fd = from[0], .events = POLLIN};
+            if (poll(&answer, 1, PATIENCE_MS) != 1) {
+                kill(child, SIGKILL);
+                fail_msg("no answer within %d ms", PATIENCE_MS);
+            }
             assert_int_equal(read(from[0], &byte, 1), 1);
-        while (byte != '\n');
+        } while (byte != '\n');
     }
     close(to[1]);
     assert_int_equal(read(from[0], &byte, 1), 0);
