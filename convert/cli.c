@@ -31,6 +31,15 @@ int cli_usage(const char *format, ...)
     return EXIT_USAGE;
 }
 
+moe_status cli_flush(moe_error *err)
+{
+    errno = 0;
+    if (fflush(stdout) == 0 && !ferror(stdout))
+        return MOE_OK;
+    return moe_fail(err, MOE_E_IO, "standard output: %s",
+                    errno ? strerror(errno) : "an earlier write failed");
+}
+
 /* ---- help --------------------------------------------------------------- */
 
 static int option_width(const cli_option *o)

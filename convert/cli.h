@@ -55,6 +55,9 @@ void progress_begin(progress *p, const char *label, int64_t total);
 void progress_update(progress *p, int64_t done, const char *note /* or NULL */);
 void progress_end(progress *p); /* clears the line */
 
+/* Flushes stdout; MOE_E_IO where what was printed could not be written. */
+moe_status cli_flush(moe_error *err);
+
 /* Seconds since some fixed point, monotonic. */
 double cli_seconds(void);
 

@@ -63,7 +63,7 @@ static void add_case(json *list, const bench_plan *p, const bench_case *c, doubl
     json_add_number(row, "peak_share", gflops / peak, DIGITS);
 }
 
-static void print_json(const arguments *a, const bench_plan *p)
+static moe_status print_json(const arguments *a, const bench_plan *p, moe_error *err)
 {
     double peak = median(p->peak, p->n_runs);
     json *j = json_object();
@@ -75,8 +75,7 @@ static void print_json(const arguments *a, const bench_plan *p)
     json *list = json_add(j, "results", json_array());
     for (int i = 0; i < p->n_cases; i++)
         add_case(list, p, &p->cases[i], peak);
-    json_print_line(stdout, j);
-    json_free(j);
+    return json_answer(j, err);
 }
 
 /* The same batch and length at ratio 1, NULL where it was not asked for. */
@@ -149,9 +148,10 @@ static int bench_peak(const arguments *a)
             printf("%-8s%8.1f GF/s fp32 on %d thread%s\n", peak_name((peak_isa)i), gflops,
                    threads, threads == 1 ? "" : "s");
     }
-    if (a->json)
-        json_print_line(stdout, j);
-    json_free(j);
+    if (a->json && json_answer(j, &err) != MOE_OK)
+        return cli_failed(&err);
+    if (!a->json)
+        json_free(j);
     return EXIT_DONE;
 }
 
@@ -203,7 +203,7 @@ static moe_status run(const arguments *a, const moe_model *m, moe_error *err)
         status = moe_fail(err, MOE_E_MEMORY, "out of memory for %d cases", p.n_cases);
     }
     if (status == MOE_OK && a->json)
-        print_json(a, &p);
+        status = print_json(a, &p, err);
     else if (status == MOE_OK)
         print_table(a, &p, info);
     free(times);

@@ -28,7 +28,8 @@ typedef struct {
 
 /* ---- output ----------------------------------------------------------------- */
 
-static void print_json(const arguments *a, const session *s, const evaluation *results)
+static moe_status print_json(const arguments *a, const session *s,
+                             const evaluation *results, moe_error *err)
 {
     json *j = json_object();
     json_add_string(j, "model", a->model);
@@ -53,8 +54,7 @@ static void print_json(const arguments *a, const session *s, const evaluation *r
         }
         json_add_number(row, "mass", r->mass, DIGITS);
     }
-    json_print_line(stdout, j);
-    json_free(j);
+    return json_answer(j, err);
 }
 
 /* "89.22% [87.0, 91.1]", or "-" where there are no labels. */
@@ -145,7 +145,7 @@ static moe_status run(const arguments *a, session *s, moe_error *err)
                       results, err);
     progress_end(&bar);
     if (status == MOE_OK && a->json)
-        print_json(a, s, results);
+        status = print_json(a, s, results, err);
     else if (status == MOE_OK)
         print_table(a, s, results, cli_seconds() - start);
     examples_free(&x);

@@ -99,7 +99,7 @@ static void add_ratio_table(json *j, const moe_model_info *info)
     }
 }
 
-static bool print_json(const moe_model *m, const file_list *files)
+static moe_status print_json(const moe_model *m, const file_list *files, moe_error *err)
 {
     const moe_model_info *info = &m->info;
     json *j = json_object();
@@ -118,9 +118,7 @@ static bool print_json(const moe_model *m, const file_list *files)
         json_add_string(file, "name", files->file[i].name);
         json_add_int(file, "bytes", (int64_t)files->file[i].bytes);
     }
-    bool printed = json_print_line(stdout, j);
-    json_free(j);
-    return printed;
+    return json_answer(j, err);
 }
 
 /* ---- for people -------------------------------------------------------------- */
@@ -265,10 +263,10 @@ int cmd_inspect(int argc, char **argv)
         return cli_failed(&err);
     moe_status status = list_files(dir, &files, &err);
     if (status == MOE_OK) {
-        if (!as_json)
+        if (as_json)
+            status = print_json(m, &files, &err);
+        else
             print_human(m, &files);
-        else if (!print_json(m, &files))
-            status = moe_fail(&err, MOE_E_MEMORY, "%s: could not print its description", dir);
         free(files.file);
     }
     moe_model_close(m);

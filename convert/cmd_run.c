@@ -96,14 +96,6 @@ static void add_answer(json *j, const session *s, const batch *b, int i, ranking
     json_add_number(j, "effective_ratio", b->effective_ratio[i], FLOAT_DIGITS);
 }
 
-static moe_status print_json(json *j, moe_error *err)
-{
-    bool printed = json_print_line(stdout, j);
-    json_free(j);
-    return printed ? MOE_OK
-                   : moe_fail(err, MOE_E_IO, "standard output: could not write an answer");
-}
-
 /* ---- a text from the command line ------------------------------------------ */
 
 static void print_answer(const session *s, const batch *b, ranking *r, double seconds)
@@ -168,7 +160,7 @@ static moe_status run_text(const arguments *a, session *s, batch *b, ranking *r,
     json *j = json_object();
     json_add_string(j, "task", task_name(s->info->task));
     add_answer(j, s, b, 0, r);
-    return print_json(j, err);
+    return json_answer(j, err);
 }
 
 /* ---- a stream of rows ------------------------------------------------------- */
@@ -179,11 +171,10 @@ static moe_status flush_batch(session *s, batch *b, ranking *r, moe_error *err)
     for (int i = 0; status == MOE_OK && i < b->n_seqs; i++) {
         json *j = json_object();
         add_answer(j, s, b, i, r);
-        status = print_json(j, err);
+        status = json_answer(j, err);
     }
     batch_clear(b);
-    fflush(stdout);
-    return status;
+    return status == MOE_OK ? cli_flush(err) : status;
 }
 
 static moe_status run_stream(const arguments *a, session *s, batch *b, ranking *r,
@@ -258,6 +249,8 @@ int cmd_run(int argc, char **argv)
     }
     batch_free(&b);
     session_close(&s);
-    fflush(stdout); /* before a message about what went wrong */
-    return status == MOE_OK ? EXIT_DONE : cli_failed(&err);
+    if (status == MOE_OK)
+        return EXIT_DONE;
+    fflush(stdout); /* the answers come before the message */
+    return cli_failed(&err);
 }

@@ -66,14 +66,10 @@ static moe_status print_row(const moe_model *m, const dataset_row *row, bool as_
     moe_status status = row_tokenize(m, row, true, &t, err);
     if (status != MOE_OK)
         return status;
-    if (as_json) {
-        json *j = tokens_json(m, &t);
-        if (!json_print_line(stdout, j))
-            status = moe_fail(err, MOE_E_IO, "standard output: could not write a row");
-        json_free(j);
-    } else {
+    if (as_json)
+        status = json_answer(tokens_json(m, &t), err);
+    else
         print_table(m, &t);
-    }
     moe_tokens_free(&t);
     return status;
 }
@@ -88,10 +84,10 @@ static moe_status print_stream(const moe_model *m, const char *path, moe_error *
     while ((status = jsonl_next(&lines, &row, err)) == MOE_OK && row.text) {
         status = print_row(m, &row, true, err);
         jsonl_row_free(&row);
+        if (status == MOE_OK && !lines_ready(&lines))
+            status = cli_flush(err); /* whoever writes may be waiting for the answer */
         if (status != MOE_OK)
             break;
-        if (!lines_ready(&lines))
-            fflush(stdout); /* whoever writes may be waiting for the answer */
     }
     lines_close(&lines);
     return status;
@@ -135,6 +131,8 @@ int cmd_tokenize(int argc, char **argv)
         status = print_row(m, &row, a.json, &err);
     }
     moe_model_close(m);
-    fflush(stdout); /* before a message about what went wrong */
-    return status == MOE_OK ? EXIT_DONE : cli_failed(&err);
+    if (status == MOE_OK)
+        return EXIT_DONE;
+    fflush(stdout); /* the rows come before the message */
+    return cli_failed(&err);
 }

@@ -11,6 +11,7 @@
 #include "convert/json.h"
 
 #include <cjson/cJSON.h>
+#include <errno.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -351,4 +352,17 @@ bool json_print_line(FILE *to, const json *j)
     bool printed = text && fputs(text, to) >= 0 && fputc('\n', to) >= 0;
     free(text);
     return printed;
+}
+
+moe_status json_answer(json *j, moe_error *err)
+{
+    errno = 0;
+    bool printed = json_print_line(stdout, j);
+    int reason = errno;
+    json_free(j);
+    if (printed)
+        return MOE_OK;
+    if (ferror(stdout))
+        return moe_fail(err, MOE_E_IO, "standard output: %s", strerror(reason));
+    return moe_fail(err, MOE_E_MEMORY, "out of memory for an answer");
 }

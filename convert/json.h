@@ -44,5 +44,7 @@ const json *json_next(const json *node);
 char *json_print(const json *j, bool pretty);
 /* Prints it as one line; false: out of memory or not written. */
 bool json_print_line(FILE *to, const json *j);
+/* Prints j as one line on stdout and frees it; MOE_E_IO or MOE_E_MEMORY. */
+moe_status json_answer(json *j, moe_error *err);
 
 #endif

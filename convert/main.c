@@ -1,5 +1,4 @@
 /* main.c: moefy's subcommands by name. */
-#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -58,10 +57,8 @@ static int unknown(const char *name)
 /* What was printed but could not be written (a full disk) is a failure too. */
 static int finish(int code)
 {
-    if ((fflush(stdout) == 0 && !ferror(stdout)) || code != EXIT_DONE)
-        return code;
-    fprintf(stderr, "moefy: standard output: %s\n", strerror(errno));
-    return EXIT_FAILED;
+    moe_error err;
+    return code != EXIT_DONE || cli_flush(&err) == MOE_OK ? code : cli_failed(&err);
 }
 
 int main(int argc, char **argv)

@@ -1,0 +1,253 @@
+/* moefy's measuring commands as a user runs them: eval, inspect and bench. */
+#include "tests/support/moefy_cli.h"
+
+#define DEV "tests/data/sst2_dev.tsv"
+enum { DEV_ROWS = SANITIZED ? 12 : 872 };
+static const int dev_correct = SANITIZED ? 11 : 778; /* 0.8922, the card's accuracy */
+
+static int set_up(void **state)
+{
+    (void)state;
+    moefy_set_up();
+    return 0;
+}
+
+/* ---- eval -------------------------------------------------------------------- */
+
+static void dense_accuracy_is_the_cards(void **state)
+{
+    (void)state;
+    cJSON *j = one_object(MOEFY("eval " MODEL " --data " DEV " --ratio 1 --json --limit %d",
+                                DEV_ROWS));
+    assert_string_equal(text(j, "model"), MODEL);
+    assert_string_equal(text(j, "task"), "text-classification");
+    assert_true(number(j, "examples") == DEV_ROWS);
+    const cJSON *r = list(j, "results", 1)->child;
+    assert_true(fabs(number(r, "accuracy") - (double)dev_correct / DEV_ROWS) < 1e-6);
+    assert_true(number(r, "agreement") == 1 && number(r, "kl") == 0 && number(r, "mass") == 1);
+    assert_true(number(r, "ratio") == 1 && number(r, "effective_ratio") == 1);
+    cJSON_Delete(j);
+}
+
+static void the_order_of_rows_does_not_matter(void **state)
+{
+    (void)state;
+    command_result r = SHELL(
+        "cd %s && head -%d '%s/" DEV "' > a.tsv && (head -1 a.tsv; tail -n +2 a.tsv | tac) "
+        "> b.tsv && cd '%s' && for f in a b; do \"$P\" eval " MODEL " --data %s/$f.tsv "
+        "--selection oracle --ratio 0.5,1,0.125 --json | sed 's/.*\"examples\"//'; done",
+        scratch, SANITIZED ? 8 : 61, getenv("PWD"), getenv("PWD"), scratch);
+    assert_done(&r);
+    char *second = strchr(r.out, '\n') + 1;
+    assert_int_equal(strlen(second), second - r.out);
+    assert_memory_equal(r.out, second, strlen(second));
+    command_free(&r);
+}
+
+static void what_a_ratio_costs_is_measured(void **state)
+{
+    (void)state;
+    write_file("tiny.jsonl", "{\"text\":\"abc\",\"label\":\"good\"}\n"
+                             "{\"text\":\"the fox\",\"text_pair\":\"x\",\"label\":2}\n"
+                             "{\"text\":\"q\",\"label\":\"bad\"}\n");
+    cJSON *j = one_object(MOEFY("eval %s --data %s/tiny.jsonl --ratio 0.34,1 --json", tiny_moe,
+                                scratch));
+    const cJSON *sparse = list(j, "results", 2)->child, *dense = sparse->next;
+    assert_true(number(sparse, "kl") > 0);
+    assert_true(number(sparse, "mass") > 0 && number(sparse, "mass") < 1);
+    assert_true(number(sparse, "effective_ratio") < 0.41);
+    assert_true(number(sparse, "agreement") >= 0 && number(sparse, "accuracy") <= 1);
+    assert_true(number(dense, "kl") == 0 && number(dense, "mass") == 1);
+    cJSON_Delete(j);
+    j = one_object(MOEFY("eval %s --data %s/tiny.jsonl --ratio 0.34 --json --selection oracle",
+                         tiny_moe, scratch));
+    double best = number(list(j, "results", 1)->child, "mass");
+    cJSON_Delete(j);
+    j = one_object(MOEFY("eval %s --data %s/tiny.jsonl --ratio 0.34 --json --selection random",
+                         tiny_moe, scratch));
+    assert_true(best > number(list(j, "results", 1)->child, "mass"));
+    cJSON_Delete(j);
+    command_result r = MOEFY("eval %s --data %s/tiny.jsonl", tiny_moe, scratch);
+    assert_done(&r);
+    assert_non_null(strstr(r.out, "100.00% [43.9, 100.0]")); /* 3 of 3, by Wilson */
+    command_free(&r);
+}
+
+static void text_without_labels_still_gives_fidelity(void **state)
+{
+    (void)state;
+    write_file("plain.tsv", "sentence\nabc\nxyz q\n");
+    cJSON *j = one_object(MOEFY("eval %s --data %s/plain.tsv --ratio 0.5 --json", tiny_moe,
+                                scratch));
+    const cJSON *r = list(j, "results", 1)->child;
+    assert_true(cJSON_IsNull(cJSON_GetObjectItem(r, "accuracy")));
+    assert_true(number(r, "kl") >= 0);
+    cJSON_Delete(j);
+}
+
+static void wrong_labels_are_told_with_their_line(void **state)
+{
+    (void)state;
+    write_file("bad1.tsv", "sentence\tlabel\na\tgood\nb\tgreat\n");
+    write_file("bad2.jsonl", "{\"text\":\"a\",\"label\":0}\n{\"text\":\"b\"}\n");
+    write_file("bad3.tsv", "sentence\tlabel\na\tgood\nb\n");
+    write_file("bad4.tsv", "a\tgood\nb\tbad\n");
+    assert_fails(MOEFY("eval %s --data %s/bad1.tsv --ratio 1", tiny, scratch), 1,
+                 "bad1.tsv:3: label 'great', expected one of the model's");
+    assert_fails(MOEFY("eval %s --data %s/bad2.jsonl --ratio 1", tiny, scratch), 1,
+                 "bad2.jsonl:2: row lacks a label, line 1 has one");
+    assert_fails(MOEFY("eval %s --data %s/bad3.tsv --ratio 1", tiny, scratch), 1,
+                 "bad3.tsv:3: expected 2 columns");
+    assert_fails(MOEFY("eval %s --data %s/bad4.tsv --ratio 1", tiny, scratch), 1,
+                 "bad4.tsv:1: expected a header");
+    command_result r = MOEFY("eval %s --data %s/bad1.tsv --ratio 1 --limit 1", tiny, scratch);
+    assert_done(&r);
+    command_free(&r);
+}
+
+static void eval_says_what_a_model_cannot_do(void **state)
+{
+    (void)state;
+    assert_fails(MOEFY("eval %s --data " DEV " --ratio 0.5", tiny), 1, "is not MoEfied");
+    assert_fails(MOEFY("eval %s", tiny), 2, "needs --data");
+    assert_fails(MOEFY("eval %s --data x --selection best", tiny), 2, "expected one of: router");
+    assert_fails(MOEFY("eval %s --data x --ratio 0.5,2", tiny), 2, "--ratio is '0.5,2'");
+}
+
+/* The tiny network with one label: scratch/regression. */
+static void write_regression_model(void)
+{
+    char dir[4200];
+    static const char old_labels[] = "\"id2label\":{\"0\":\"bad\",\"1\":\"good\",\"2\":\"odd\"},"
+                                     "\"label2id\":{\"bad\":0,\"good\":1,\"odd\":2}";
+    tiny_weights w;
+    snprintf(dir, sizeof dir, "%s/regression", scratch);
+    tiny_make(&w, 5);
+    for (int i = 0; i < w.n; i++)
+        if (strncmp(w.tensors[i].name, "classifier.", 11) == 0)
+            w.tensors[i].dims[0] = 1; /* its first row */
+    tiny_write_safetensors(dir, &w);
+    tiny_write_vocab(dir);
+    tiny_free(&w);
+    tiny_write_config(dir, NULL);
+    command_result r = SHELL("cd '%s' && grep -cF '%s' config.json && sed -i 's/%s/"
+                             "\"problem_type\":\"regression\",\"id2label\":{\"0\":\"score\"}/' "
+                             "config.json", dir, old_labels, old_labels);
+    assert_done(&r);
+    command_free(&r);
+}
+
+static void a_regression_is_judged_by_correlation(void **state)
+{
+    (void)state;
+    write_regression_model();
+    write_file("scores.jsonl", "{\"text\":\"abc\",\"label\":5.0}\n{\"text\":\"q\",\"label\":1.5}\n"
+                               "{\"text\":\"zz x\",\"label\":-3e-1}\n");
+    cJSON *j = one_object(MOEFY("eval %s/regression --data %s/scores.jsonl --ratio 1,0.34 "
+                                "--selection random --json", scratch, scratch));
+    const cJSON *dense = list(j, "results", 2)->child, *sparse = dense->next;
+    assert_string_equal(text(j, "task"), "regression");
+    assert_true(fabs(number(dense, "pearson")) <= 1 && fabs(number(dense, "spearman")) <= 1);
+    assert_true(number(dense, "mean_abs_difference") == 0);
+    assert_true(number(sparse, "mean_abs_difference") > 0);
+    cJSON_Delete(j);
+    write_file("words.tsv", "sentence\tlabel\na\t1\nb\tgood\n");
+    assert_fails(MOEFY("eval %s/regression --data %s/words.tsv --ratio 1", scratch, scratch), 1,
+                 "words.tsv:3: label 'good', expected a number");
+    command_result r = MOEFY("run %s/regression abc", scratch);
+    assert_done(&r);
+    assert_memory_equal(r.out, "score", 5);
+    assert_non_null(strstr(r.out, "ratio 1: "));
+    command_free(&r);
+}
+
+/* ---- inspect and bench -------------------------------------------------------- */
+
+static void inspect_tells_what_a_model_is(void **state)
+{
+    (void)state;
+    cJSON *j = one_object(MOEFY("inspect %s --json", tiny_moe));
+    assert_true(cJSON_IsTrue(cJSON_GetObjectItem(j, "moefied")));
+    assert_true(number(j, "n_experts") == TINY_EXPERTS && number(j, "d_ff") == TINY_D_FF);
+    assert_string_equal(text(j, "router"), "mlp");
+    list(j, "labels", 3);
+    list(j, "layers", 2);
+    const cJSON *row = list(j, "ratio_table", 3)->child->next;
+    assert_true(number(row, "ratio") == 0.5);
+    assert_true(list(row, "experts", 2)->child->next->valueint == 2);
+    assert_true(number(cJSON_GetObjectItem(j, "moefication"), "format_version") == 1);
+    const cJSON *file = list(j, "files", 3)->child;
+    assert_string_equal(text(file, "name"), "config.json");
+    assert_true(number(file, "bytes") > 100);
+    cJSON_Delete(j);
+    command_result r = MOEFY("inspect %s", tiny_moe);
+    assert_done(&r);
+    assert_non_null(strstr(r.out, "3 of 32 neurons in each layer; split by random, router mlp"));
+    assert_non_null(strstr(r.out, "     0.5     1    2    1.50"));
+    command_free(&r);
+    r = MOEFY("inspect " MODEL);
+    assert_done(&r);
+    assert_non_null(strstr(r.out, "not MoEfied"));
+    command_free(&r);
+}
+
+static void bench_times_shapes_and_models(void **state)
+{
+    (void)state;
+    cJSON *j = one_object(MOEFY("bench --shape minilm --batch 1,2 --seq 4 --ratio 1,0.25 "
+                                "--runs 2 --threads 2 --json"));
+    assert_true(number(j, "threads") == 2);
+    assert_true(number(cJSON_GetObjectItem(j, "peak"), "gflops") > 0);
+    assert_true(*text(j, "isa"));
+    const cJSON *row;
+    cJSON_ArrayForEach(row, list(j, "results", 4)) {
+        const cJSON *ms = cJSON_GetObjectItem(row, "ms");
+        assert_true(number(ms, "min") > 0 && number(ms, "min") <= number(ms, "median"));
+        assert_true(number(ms, "median") <= number(ms, "p90"));
+        assert_true(number(row, "gflops") > 0 && number(row, "runs") == 2);
+        assert_string_equal(text(row, "dtype"), "f32");
+        assert_true(number(row, "effective_ratio") == number(row, "ratio"));
+    }
+    cJSON_Delete(j);
+    static const char *const layers[] = {"ffn", "attention", "linear"};
+    for (int i = 0; i < 3; i++) {
+        command_result r = MOEFY("bench %s --layer %s --batch 2 --seq 3 --runs 1", tiny_moe,
+                                 layers[i]);
+        assert_done(&r);
+        assert_non_null(strstr(r.out, "\n    2      3       1 "));
+        command_free(&r);
+    }
+    j = one_object(MOEFY("bench %s --batch 3 --seq 40 --ratio 0.34 --runs 1 --json", tiny_moe));
+    cJSON_Delete(j);
+    command_result r = MOEFY("bench --peak");
+    assert_done(&r);
+    assert_non_null(strstr(r.out, "GF/s"));
+    command_free(&r);
+}
+
+static void wrong_options_of_bench_are_told(void **state)
+{
+    (void)state;
+    assert_fails(MOEFY("bench"), 2, "needs either the directory of a model or --shape");
+    assert_fails(MOEFY("bench --shape gpt"), 2, "expected one of: t5-large-enc4");
+    assert_fails(MOEFY("bench --shape minilm --dtype int8"), 2, "--dtype is 'int8'");
+    assert_fails(MOEFY("bench --shape minilm --seq 513"), 1, "takes at most 512 tokens");
+    assert_fails(MOEFY("bench --shape minilm --batch 0"), 2, "--batch is '0'");
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(dense_accuracy_is_the_cards),
+        cmocka_unit_test(the_order_of_rows_does_not_matter),
+        cmocka_unit_test(what_a_ratio_costs_is_measured),
+        cmocka_unit_test(text_without_labels_still_gives_fidelity),
+        cmocka_unit_test(wrong_labels_are_told_with_their_line),
+        cmocka_unit_test(eval_says_what_a_model_cannot_do),
+        cmocka_unit_test(a_regression_is_judged_by_correlation),
+        cmocka_unit_test(inspect_tells_what_a_model_is),
+        cmocka_unit_test(bench_times_shapes_and_models),
+        cmocka_unit_test(wrong_options_of_bench_are_told),
+    };
+    return cmocka_run_group_tests(tests, set_up, NULL);
+}
