@@ -5,6 +5,7 @@
  * drawn at random comes from streams of (seed, layer, purpose), and all sums have
  * one order, so a seed gives the same bytes for any number of threads. */
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -208,18 +209,32 @@ static void count_firing(const bench *b, layer_report *report)
     report->active = (double)firing / b->l.d_ff / b->l.n_tokens;
 }
 
-static moe_status convert_layer(bench *b, const convert_options *o,
-                                struct converted_memory *m, moe_layer *out,
+/* Progress counts the stages of a layer. */
+enum { STAGES = 3 };
+
+static void show_stage(progress *bar, const bench *b, int done, const char *what)
+{
+    char note[64];
+    snprintf(note, sizeof note, "layer %d: %s", b->l.index, what);
+    progress_update(bar, done, note);
+}
+
+/* done: stages of the layers before. */
+static moe_status convert_layer(bench *b, const convert_options *o, progress *bar,
+                                int done, struct converted_memory *m, moe_layer *out,
                                 layer_report *report, moe_error *err)
 {
     router_rows rows = {.n_linears = 0};
     report->converted = true;
+    show_stage(bar, b, done, "split");
     moe_status status = o->split->split(&b->l, b->expert, &report->split, err);
     if (status != MOE_OK)
         return status;
     layer_list_neurons(&b->l, b->expert, b->neurons);
+    show_stage(bar, b, done + 1, "activations");
     status = layer_expert_mass(&b->l, b->neurons, b->mass, b->fired, err);
     count_firing(b, report);
+    show_stage(bar, b, done + 2, "router");
     if (status == MOE_OK)
         status = o->router->make(&b->in, &rows, &report->router, err);
     if (status == MOE_OK)
@@ -240,18 +255,21 @@ static moe_status convert_layers(const moe_model *m, const convert_options *o,
                                  moe_error *err)
 {
     moe_status status = MOE_OK;
-    progress_begin(bar, "converting layers", m->weights.n_layers);
+    int done = 0, n_wanted = 0;
+    for (int l = 0; l < m->weights.n_layers; l++)
+        n_wanted += o->wanted[l];
+    progress_begin(bar, "converting layers", n_wanted * STAGES);
     for (int l = 0; status == MOE_OK && l < m->weights.n_layers; l++) {
         if (!o->wanted[l])
             continue;
         bench b;
-        progress_update(bar, l, NULL);
         status = bench_init(&b, &m->weights.layers[l].ffn, c, o, w, l, err);
         if (status == MOE_OK)
             status = capture_map(c, l, &b.l.x, err);
         if (status == MOE_OK)
-            status = convert_layer(&b, o, out->memory, &out->memory->layers[l],
-                                   &out->layers[l], err);
+            status = convert_layer(&b, o, bar, done, out->memory,
+                                   &out->memory->layers[l], &out->layers[l], err);
+        done += STAGES;
         bench_free(&b);
     }
     progress_end(bar);

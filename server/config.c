@@ -214,6 +214,15 @@ static moe_status set_member(config *c, const char *path, const jnode *m, moe_er
                       ? (jnode_bool(m) ? "true" : "false") : jnode_string(m), err);
 }
 
+/* Whether a member's key came before it in its object. */
+static bool comes_again(const jnode *object, const jnode *member)
+{
+    const jnode *m = jnode_first(object);
+    while (m != member && strcmp(jnode_key(m), jnode_key(member)) != 0)
+        m = jnode_next(m);
+    return m != member;
+}
+
 static moe_status set_file(config *c, const char *path, moe_error *err)
 {
     static const json_limits limits = {.max_depth = 8, .max_values = 4096};
@@ -227,7 +236,9 @@ static moe_status set_file(config *c, const char *path, moe_error *err)
         status = moe_fail(err, MOE_E_FORMAT, "%s holds %s, expected an object", path, jnode_type_name(tree));
     if (status == MOE_OK)
         for (const jnode *m = jnode_first(tree); m && status == MOE_OK; m = jnode_next(m))
-            status = set_member(c, path, m, err);
+            status = comes_again(tree, m)
+                ? moe_fail(err, MOE_E_FORMAT, "%s: '%.80s' comes twice", path, jnode_key(m))
+                : set_member(c, path, m, err);
     jnode_free(tree);
     buffer_free(&text);
     return status;

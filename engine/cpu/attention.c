@@ -56,16 +56,23 @@ static void pack_keys(const job *j, const float *k, int s, float *keys)
                                  j->head, keys + (size_t)t * (size_t)j->head);
 }
 
+/* One panel: `columns` of it exist. */
+static void pack_panel(const float *v, size_t ld, int columns, int s, float *panel)
+{
+    for (int t = 0; t < s; t++, v += ld, panel += PANEL)
+        if (columns == PANEL) {
+            memcpy(panel, v, PANEL * sizeof *panel); /* a known size is inlined */
+        } else {
+            memcpy(panel, v, (size_t)columns * sizeof *panel);
+            memset(panel + columns, 0, (size_t)(PANEL - columns) * sizeof *panel);
+        }
+}
+
 static void pack_values(const job *j, const float *v, int s, float *values)
 {
-    for (int first = 0; first < j->head; first += PANEL) {
-        int columns = j->head - first < PANEL ? j->head - first : PANEL;
-        for (int t = 0; t < s; t++, values += PANEL) {
-            memcpy(values, v + (size_t)t * 3 * (size_t)j->d + first,
-                   (size_t)columns * sizeof *values);
-            memset(values + columns, 0, (size_t)(PANEL - columns) * sizeof *values);
-        }
-    }
+    for (int first = 0; first < j->head; first += PANEL, values += (size_t)s * PANEL)
+        pack_panel(v + first, 3 * (size_t)j->d,
+                   j->head - first < PANEL ? j->head - first : PANEL, s, values);
 }
 
 static void attend(const job *j, const panels *p, int s, const float *q, int n_rows,
@@ -79,8 +86,9 @@ static void attend(const job *j, const panels *p, int s, const float *q, int n_r
         weight[i] = score[i] = p->scores + (size_t)i * round_up((size_t)s);
         out[i] = y + (size_t)i * (size_t)j->d;
     }
+    /* Whole panels: the columns past s are zero and nobody looks at them. */
     kernels->gemm(&(cpu_gemm){
-        .m = n_rows, .n = s, .k = j->head, .a = query, .c = score, .n_blocks = 1,
+        .m = n_rows, .n = (int)round_up((size_t)s), .k = j->head, .a = query, .c = score, .n_blocks = 1,
         .b = (const float *const[]){p->keys}, .ldb = PANEL,
         .panel_stride = (size_t)j->head * PANEL,
     });

@@ -152,6 +152,8 @@ static void transpose_4x4(const float *x, size_t ldx, float *panel)
 
 static void transpose(const float *x, size_t ldx, int n_rows, int k, float *panel)
 {
+    if (n_rows < MOE_LINEAR_PANEL)
+        memset(panel, 0, (size_t)k * MOE_LINEAR_PANEL * sizeof *panel);
     int j = 0;
     for (; j + 4 <= n_rows; j += 4) {
         const float *rows = x + (size_t)j * ldx;
@@ -162,10 +164,9 @@ static void transpose(const float *x, size_t ldx, int n_rows, int k, float *pane
             for (int i = 0; i < 4; i++)
                 panel[kk * MOE_LINEAR_PANEL + j + i] = rows[(size_t)i * ldx + (size_t)kk];
     }
-    for (; j < MOE_LINEAR_PANEL; j++)
+    for (; j < n_rows; j++)
         for (int kk = 0; kk < k; kk++)
-            panel[kk * MOE_LINEAR_PANEL + j] =
-                j < n_rows ? x[(size_t)j * ldx + (size_t)kk] : 0;
+            panel[kk * MOE_LINEAR_PANEL + j] = x[(size_t)j * ldx + (size_t)kk];
 }
 
 #endif

@@ -1,7 +1,8 @@
 /* tokenizer_files.c: from a checkpoint's tokenizer files to a tokenizer.
  *
  * tokenizer.json, where there is one, is complete (tokenizer_json.c). Without it,
- * vocab.txt has one token a line, its line number less one being the id.
+ * vocab.txt has one token a line, its line number less one being the id. Where
+ * both are there, they must agree.
  *
  * tokenizer_config.json comes on top, as in transformers: do_lower_case,
  * strip_accents and tokenize_chinese_chars win over the normalizer (unless
@@ -69,32 +70,75 @@ static moe_status read_text(tokenizer_loader *l, size_t *n, moe_error *err)
     return status;
 }
 
-static moe_status read_vocab(tokenizer_loader *l, moe_error *err)
+/* Cuts the text into lines: *n of them, lines[id] the token of id. lines has room
+ * for n_vocab. */
+static moe_status cut_lines(tokenizer_loader *l, const char **lines, int *n,
+                            moe_error *err)
 {
-    size_t n = 0;
-    moe_status status = read_text(l, &n, err);
+    size_t bytes = 0;
+    moe_status status = read_text(l, &bytes, err);
+    *n = 0;
     if (status != MOE_OK)
         return status;
-    char *line = l->vocab_text, *stop = line + n;
-    for (int id = 0; line < stop; id++) {
+    char *line = l->vocab_text, *stop = line + bytes;
+    for (; line < stop; ++*n) {
         char *end = memchr(line, '\n', (size_t)(stop - line));
         end = end ? end : stop;
         char *next = end + 1;
         if (end > line && end[-1] == '\r')
             end--;
-        if (id >= l->n_vocab)
+        if (*n >= l->n_vocab)
             return moe_fail(err, MOE_E_FORMAT,
                             "%s: line %d: expected at most %d lines, the rows of the "
-                            "word embedding", l->path, id + 1, l->n_vocab);
+                            "word embedding", l->vocab_path, *n + 1, l->n_vocab);
         if (end == line || memchr(line, '\0', (size_t)(end - line)))
             return moe_fail(err, MOE_E_FORMAT, "%s: line %d: %s, expected a token",
-                            l->path, id + 1,
+                            l->vocab_path, *n + 1,
                             end == line ? "empty" : "has a NUL byte");
         *end = '\0';
-        l->vocab[id] = line;
+        lines[*n] = line;
         line = next;
     }
     return MOE_OK;
+}
+
+static moe_status read_vocab(tokenizer_loader *l, moe_error *err)
+{
+    int n;
+    return cut_lines(l, l->vocab, &n, err);
+}
+
+/* The token of an id, NULL where there is none. */
+static const char *token_of(const tokenizer_loader *l, int id)
+{
+    return l->vocab[id]           ? l->vocab[id]
+           : l->added_at[id] >= 0 ? l->added[l->added_at[id]].content
+                                  : NULL;
+}
+
+/* A vocab.txt beside tokenizer.json is not needed, but where it says something
+ * else one of the two is broken, and other readers would take that one. */
+static moe_status compare_vocab(tokenizer_loader *l, moe_error *err)
+{
+    const char **lines = malloc((size_t)l->n_vocab * sizeof *lines);
+    int n = 0;
+    if (!lines)
+        return tokenizer_no_memory(l, err);
+    moe_status status = cut_lines(l, lines, &n, err);
+    for (int id = 0; id < l->n_vocab && status == MOE_OK; id++) {
+        const char *token = id < n ? token_of(l, id) : l->vocab[id];
+        if (id >= n && token)
+            status = moe_fail(err, MOE_E_FORMAT,
+                              "%s: %d lines, expected one more, '%.100s', which has id %d "
+                              "in tokenizer.json", l->vocab_path, n, token, id);
+        else if (id < n && (!token || strcmp(token, lines[id]) != 0))
+            status = moe_fail(err, MOE_E_FORMAT,
+                              "%s: line %d: '%.100s', expected '%.100s', which has id %d in "
+                              "tokenizer.json", l->vocab_path, id + 1, lines[id],
+                              token ? token : "", id);
+    }
+    free(lines);
+    return status;
 }
 
 /* Says it by line where a token is there twice, else as the tokenizer put it. */
@@ -261,6 +305,8 @@ static moe_status read_files(tokenizer_loader *l, moe_error *err)
     moe_status status = l->json ? tokenizer_read_json(l, err) : read_vocab(l, err);
     if (status == MOE_OK && l->json)
         status = tokenizer_read_added(l, err);
+    if (status == MOE_OK && l->json && exists(l->vocab_path))
+        status = compare_vocab(l, err);
     if (status == MOE_OK)
         status = read_config(l, err);
     if (status == MOE_OK)

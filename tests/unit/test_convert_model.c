@@ -258,6 +258,62 @@ static void exports_hold_the_source_bit_for_bit(void **state)
     expect_same_file(dense, in_tmp("source"), "vocab.txt", true);
 }
 
+/* Keeps what enters one layer. */
+typedef struct { int layer; float *x; } watcher;
+static moe_status watch(void *ctx, int layer, const float *x, int n, moe_error *err)
+{
+    (void)err;
+    watcher *w = ctx;
+    if (layer == w->layer)
+        memcpy(w->x, x, (size_t)n * TINY_D * sizeof *x);
+    return MOE_OK;
+}
+
+static void captured_rows_are_those_of_each_sequence_alone(void **state)
+{
+    (void)state;
+    moe_model *m = open_model(in_tmp("source"));
+    moe_pool *pool;
+    moe_engine *e;
+    dataset data;
+    capture c;
+    progress bar;
+    const bool wanted[TINY_LAYERS] = {false, true};
+    static float rows[TINY_POSITIONS * TINY_D];
+    watcher w = {1, rows};
+    const moe_engine_options options = {.capture = watch, .capture_ctx = &w};
+    const float *x;
+    assert_int_equal(moe_pool_create(2, &pool, NULL), MOE_OK);
+    assert_int_equal(moe_engine_create(m, pool, &options, &e, NULL), MOE_OK);
+    assert_int_equal(dataset_read(in_tmp("text.tsv"), 0, &data, NULL), MOE_OK);
+    assert_int_equal(capture_run(m, pool, &data, 1 << 20, wanted, getenv("MOE_TMP"), &bar,
+                                 &c, NULL), MOE_OK);
+    assert_int_equal(c.n_seqs, data.n_rows);
+    assert_true(c.n_tokens > 2048); /* several chunks of the engine */
+    assert_int_equal(capture_map(&c, 1, &x, NULL), MOE_OK);
+    for (int s = 0; s < c.n_seqs; s++) {
+        const moe_text text = {.text = data.rows[s].text,
+                               .text_bytes = data.rows[s].text_bytes};
+        moe_tokens tokens;
+        float logits[TINY_LABELS];
+        assert_int_equal(moe_tokenize(m, &text, &tokens, NULL), MOE_OK);
+        const int32_t bounds[2] = {0, tokens.n};
+        assert_int_equal(c.cu_seqlens[s + 1] - c.cu_seqlens[s], tokens.n);
+        const moe_batch batch = {.n_seqs = 1, .cu_seqlens = bounds,
+                                 .token_ids = tokens.ids};
+        moe_output out = {.logits = logits};
+        assert_int_equal(moe_forward(e, &batch, &out, NULL), MOE_OK);
+        assert_memory_equal(x + (size_t)c.cu_seqlens[s] * TINY_D, rows,
+                            (size_t)tokens.n * TINY_D * sizeof *rows);
+        moe_tokens_free(&tokens);
+    }
+    capture_close(&c);
+    dataset_free(&data);
+    moe_engine_destroy(e);
+    moe_pool_destroy(pool);
+    moe_model_close(m);
+}
+
 static void rows_are_chosen_evenly_within_the_limit(void **state)
 {
     (void)state;
@@ -288,6 +344,7 @@ int main(void)
         cmocka_unit_test(a_seed_gives_the_same_bytes_for_any_threads),
         cmocka_unit_test(silent_layers_convert),
         cmocka_unit_test(exports_hold_the_source_bit_for_bit),
+        cmocka_unit_test(captured_rows_are_those_of_each_sequence_alone),
         cmocka_unit_test(rows_are_chosen_evenly_within_the_limit),
     };
     return cmocka_run_group_tests(tests, make_source, NULL);

@@ -129,6 +129,7 @@ static void wrong_files_are_named(void **state)
         {"{\"model\":\"m=d\",\"max_inputs\":1e99}", "max_inputs"},
         {"{\"model\":\"m=d\",\"probe\":1}", "probe"},
         {"{\"model\":\"m=d\",\"config\":\"x\"}", "config"},
+        {"{\"threads\":1,\"model\":\"m=d\",\"threads\":2}", "'threads' comes twice"},
         {"{\"model\":[1]}", "model"},
         {"{\"model\":3}", "model"},
         {"", "byte 0"},

@@ -149,10 +149,12 @@ static void the_config_names_the_special_tokens(void **state)
     expect_ids("a z</s>", "413");
 }
 
-static void tokenizer_json_wins_over_vocab_txt(void **state)
+static void tokenizer_json_is_enough(void **state)
 {
     (void)state;
-    write_files(GOOD, "nonsense\n", NULL);
+    write_files(GOOD, NULL, NULL);
+    expect_ids("A B aa", "1546");
+    write_files(GOOD, VOCAB, NULL);
     expect_ids("A B aa", "1546");
     write_files(TOKENIZER(MODEL("WordPiece", MODEL_VOCAB), NORMALIZER, PRE_TOKENIZER,
                           TEMPLATE(SINGLE, PAIR("1"), IDS), ADDED), NULL, NULL);
@@ -198,6 +200,25 @@ static void another_kind_of_tokenizer_is_named(void **state)
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         write_files(cases[i][0], NULL, NULL);
         expect_refused(MOE_E_UNSUPPORTED, "tokenizer.json", cases[i][1]);
+    }
+}
+
+static void a_vocab_txt_that_tokenizer_json_contradicts_is_refused(void **state)
+{
+    (void)state;
+    static const char *const cases[][2] = {
+        {"[PAD]\n[UNK]\n[CLS]\n[SEP]\nB\n##a\n",
+         "line 5: 'B', expected 'a', which has id 4 in tokenizer.json"}, /* one is missing */
+        {"[PAD]\n[UNK]\n[CLS]\n[SEP]\na\nB\n",
+         "6 lines, expected one more, '##a', which has id 6 in tokenizer.json"},
+        {"", "0 lines, expected one more, '[PAD]'"},
+        {"[PAD]\n[UNK]\n[CLS]\n[SEP]\na\nb\n##a\n", "line 6: 'b', expected 'B'"},
+        {VOCAB "x\n", "line 8: expected at most 7 lines"},
+        {"[PAD]\n\n", "line 2: empty, expected a token"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        write_files(GOOD, cases[i][0], NULL);
+        expect_refused(MOE_E_FORMAT, "vocab.txt", cases[i][1]);
     }
 }
 
@@ -352,7 +373,8 @@ int main(void)
         cmocka_unit_test(crlf_and_a_missing_last_newline_are_fine),
         cmocka_unit_test(the_config_sets_the_switches),
         cmocka_unit_test(the_config_names_the_special_tokens),
-        cmocka_unit_test(tokenizer_json_wins_over_vocab_txt),
+        cmocka_unit_test(tokenizer_json_is_enough),
+        cmocka_unit_test(a_vocab_txt_that_tokenizer_json_contradicts_is_refused),
         cmocka_unit_test(the_config_wins_over_tokenizer_json),
         cmocka_unit_test(another_kind_of_tokenizer_is_named),
         cmocka_unit_test(broken_values_in_tokenizer_json_are_refused),
