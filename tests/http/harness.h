@@ -101,6 +101,24 @@ UNUSED_OK void print_file(const char *path)
         fclose(f);
 }
 
+/* Waits for the end; the exit code, 128 + signal, or -1 if it had to be killed. */
+UNUSED_OK int moefied_wait(moefied *m, int ms)
+{
+    int status = 0;
+    int64_t until = now_ms() + ms;
+    while (waitpid(m->pid, &status, WNOHANG) == 0) {
+        if (now_ms() > until) {
+            kill(m->pid, SIGKILL);
+            waitpid(m->pid, &status, 0);
+            return -1;
+        }
+        sleep_ms(5);
+    }
+    close(m->out);
+    m->pid = 0;
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
 /* Starts on a free port of 127.0.0.1 with more arguments (NULL-ended). */
 UNUSED_OK void moefied_start(moefied *m, const char *name, ...)
 {
@@ -121,27 +139,9 @@ UNUSED_OK void moefied_start(moefied *m, const char *name, ...)
         n++;
     if (sscanf(line, "listening on http://127.0.0.1:%d", &m->port) != 1) {
         print_file(m->errors);
-        fail_msg("moefied did not start: '%s'", line);
+        fail_msg("moefied did not start: it ended with %d and said '%s'", moefied_wait(m, 1000), line);
     }
     snprintf(m->url, sizeof m->url, "http://127.0.0.1:%d", m->port);
-}
-
-/* Waits for the end; the exit code, 128 + signal, or -1 if it had to be killed. */
-UNUSED_OK int moefied_wait(moefied *m, int ms)
-{
-    int status = 0;
-    int64_t until = now_ms() + ms;
-    while (waitpid(m->pid, &status, WNOHANG) == 0) {
-        if (now_ms() > until) {
-            kill(m->pid, SIGKILL);
-            waitpid(m->pid, &status, 0);
-            return -1;
-        }
-        sleep_ms(5);
-    }
-    close(m->out);
-    m->pid = 0;
-    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
 
 UNUSED_OK void moefied_stop(moefied *m)
