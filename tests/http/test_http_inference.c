@@ -155,7 +155,7 @@ static void ratio_one_is_the_dense_model(void **state)
     expect_status(&moe, 200, "moe");
     expect_status(&dense, 200, "plain");
     for (int i = 0; i < 3; i++) {
-        char label[16], score[16];
+        char label[24], score[24];
         snprintf(label, sizeof label, "%d.label", i);
         snprintf(score, sizeof score, "%d.score", i);
         assert_string_equal(string_at(&moe, label), string_at(&dense, label));
