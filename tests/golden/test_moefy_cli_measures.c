@@ -33,10 +33,10 @@ static void the_order_of_rows_does_not_matter(void **state)
 {
     (void)state;
     command_result r = SHELL(
-        "cd %s && head -%d '%s/" DEV "' > a.tsv && (head -1 a.tsv; tail -n +2 a.tsv | tac) "
-        "> b.tsv && cd '%s' && for f in a b; do \"$P\" eval " MODEL " --data %s/$f.tsv "
+        "head -%d " DEV " > '%s/a.tsv'; (head -1 '%s/a.tsv'; tail -n +2 '%s/a.tsv' | tac) "
+        "> '%s/b.tsv'; for f in a b; do \"$P\" eval " MODEL " --data '%s'/$f.tsv "
         "--selection oracle --ratio 0.5,1,0.125 --json | sed 's/.*\"examples\"//'; done",
-        scratch, SANITIZED ? 8 : 61, getenv("PWD"), getenv("PWD"), scratch);
+        SANITIZED ? 8 : 61, scratch, scratch, scratch, scratch, scratch);
     assert_done(&r);
     char *second = strchr(r.out, '\n') + 1;
     assert_int_equal(strlen(second), second - r.out);
