@@ -73,8 +73,12 @@ static int serve(server *s, const sigset_t *signals)
         return fail(&err, FAILED);
     printf("listening on http://%s\n", http_address(s->http));
     fflush(stdout);
-    while (sigwaitinfo(signals, NULL) < 0)
+    siginfo_t from;
+    while (sigwaitinfo(signals, &from) < 0)
         continue; /* EINTR: a debugger, or a stop and continue */
+    log_error("%s from process %d: %d requests to finish",
+              from.si_signo == SIGINT ? "SIGINT" : "SIGTERM", (int)from.si_pid,
+              http_active(s->http));
     return drain(s, signals);
 }
 

@@ -20,7 +20,7 @@ const option options[] = {
      "share of FFN neurons for requests that name none, over 0 and at most 1"},
     {"threads", OPTION_INT, AT(threads), 0, 1024, "0", "N",
      "compute threads; 0: what affinity mask and cgroup quota allow"},
-    {"batch-tokens", OPTION_INT, AT(batch_tokens), 1, 65536, "1024", "N",
+    {"batch-tokens", OPTION_INT, AT(batch_tokens), 1, 65536, "512", "N",
      "tokens computed at once"},
     {"queue-inputs", OPTION_INT, AT(queue_inputs), 1, 65536, "1024", "N",
      "texts that may wait for a model; more get 429"},
