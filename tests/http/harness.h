@@ -380,6 +380,17 @@ UNUSED_OK void background_call(background *b, const moefied *m, const char *path
     pthread_create(&b->thread, NULL, background_main, b);
 }
 
+/* A request is counted once its answer is sent, which the client may see first:
+ * waits until only the one that asks for metrics is active. */
+UNUSED_OK void settle(const moefied *m)
+{
+    int64_t until = now_ms() + 10000;
+    while (metric(m, "moefied_requests_active") > 1) {
+        assert_true(now_ms() < until);
+        sleep_ms(10);
+    }
+}
+
 /* Waits until the server computes or holds n texts more than `series` says. */
 UNUSED_OK void wait_for_metric(const moefied *m, const char *series, double at_least)
 {

@@ -82,6 +82,7 @@ static void every_series_is_there_at_zero_before_the_first_request(void **state)
 static void counters_move_with_requests(void **state)
 {
     (void)state;
+    settle(&tiny);
     double ok = metric(&tiny, "moefied_requests_total{route=\"/v1/classify\",code=\"200\"}");
     double selected = metric(&tiny, "moefied_ffn_neurons_selected_total{model=\"moe\"}");
     double skipped = metric(&tiny, "moefied_ffn_neurons_skipped_total{model=\"moe\"}");
@@ -89,6 +90,7 @@ static void counters_move_with_requests(void **state)
     answer a = classify(&tiny, "{\"inputs\":[\"a b c\",\"d\"],\"ratio\":0.5}"); /* 5 + 3 tokens */
     double effective = number_at(&a, "ratio.effective"), all = 8 * 2 * TINY_D_FF;
     answer_free(&a);
+    settle(&tiny);
     assert_float_equal(metric(&tiny, "moefied_requests_total{route=\"/v1/classify\",code=\"200\"}"), ok + 1, 0);
     assert_float_equal(metric(&tiny, "moefied_tokens_total{model=\"moe\",ratio=\"0.25-0.5\"}"), tokens + 8, 0);
     double chosen = metric(&tiny, "moefied_ffn_neurons_selected_total{model=\"moe\"}") - selected;

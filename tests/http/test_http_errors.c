@@ -289,6 +289,7 @@ static void only_so_many_connections_are_served_at_once(void **state)
 static void refusals_are_counted(void **state)
 {
     (void)state;
+    settle(&tiny);
     assert_true(metric(&tiny, "moefied_requests_total{route=\"/v1/classify\",code=\"413\"}") >= 4);
     assert_true(metric(&tiny, "moefied_requests_total{route=\"/v1/classify\",code=\"400\"}") >= 4);
     assert_true(metric(&tiny, "moefied_requests_total{route=\"/predict\",code=\"422\"}") >= 7);
