@@ -15,7 +15,7 @@ static const char usage[] =
     "Cuts the FFNs of the checkpoint SRC into experts and trains their routers on\n"
     "the text of FILE (TSV with a header, or JSONL; labels are not needed).";
 
-enum { MAX_CALIBRATION_TOKENS = 1 << 24, FEW_TOKENS = 4096 };
+enum { MAX_CALIBRATION_TOKENS = 1 << 24, FEW_TOKENS = 4096, MAX_KINDS = 16 };
 static const uint64_t max_seed = 1ULL << 53; /* exact in JSON */
 
 typedef struct {
@@ -67,34 +67,38 @@ static void list_names(const char *const *names, int n, char *text, size_t size)
     }
 }
 
-static int find_split(const char *name, const split_kind **out)
+/* The index of text among n names; -1: none of them, which has been said. */
+static int choose(const char *option, const char *text, const char *const *names, int n)
 {
-    const char *names[16], *known = name ? name : "";
     char list[256];
-    int n = 0;
-    for (*out = split_kinds; (*out)->name; ++*out) {
-        if (!strcmp((*out)->name, known))
-            return -1;
-        if (n < 16)
-            names[n++] = (*out)->name;
-    }
+    for (int i = 0; text && i < n; i++)
+        if (!strcmp(names[i], text))
+            return i;
     list_names(names, n, list, sizeof list);
-    return cli_usage("--split is '%s', expected %s", known, list);
+    cli_usage("%s is '%s', expected %s", option, text ? text : "", list);
+    return -1;
 }
 
-static int find_router(const char *name, const router_kind **out)
+/* Finds both methods by name; EXIT_USAGE, or -1 to go on. */
+static int find_methods(const arguments *a, convert_options *o)
 {
-    const char *names[16], *known = name ? name : "";
-    char list[256];
-    int n = 0;
-    for (*out = router_kinds; (*out)->name; ++*out) {
-        if (!strcmp((*out)->name, known))
-            return -1;
-        if (n < 16)
-            names[n++] = (*out)->name;
+    const char *splits[MAX_KINDS], *routers[MAX_KINDS];
+    int n_splits = 0, n_routers = 0;
+    while (n_splits < MAX_KINDS && split_kinds[n_splits].name) {
+        splits[n_splits] = split_kinds[n_splits].name;
+        n_splits++;
     }
-    list_names(names, n, list, sizeof list);
-    return cli_usage("--router is '%s', expected %s", known, list);
+    while (n_routers < MAX_KINDS && router_kinds[n_routers].name) {
+        routers[n_routers] = router_kinds[n_routers].name;
+        n_routers++;
+    }
+    int split = choose("--split", a->split, splits, n_splits);
+    int router = split < 0 ? -1 : choose("--router", a->router, routers, n_routers);
+    if (router < 0)
+        return EXIT_USAGE;
+    o->split = &split_kinds[split];
+    o->router = &router_kinds[router];
+    return -1;
 }
 
 /* What can be checked before any file is opened. -1: go on. */
@@ -115,8 +119,7 @@ static int check(const arguments *a, convert_options *o)
     if (a->seed > max_seed)
         return cli_usage("--seed is %llu, expected at most %llu",
                          (unsigned long long)a->seed, (unsigned long long)max_seed);
-    int code = find_split(a->split, &o->split);
-    return code >= 0 ? code : find_router(a->router, &o->router);
+    return find_methods(a, o);
 }
 
 /* "0-3,5" into wanted [n_layers]; false: malformed or out of range. */
