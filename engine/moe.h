@@ -62,10 +62,26 @@ typedef enum {
     MOE_TASK_REGRESS,     /* one raw number */
 } moe_task;
 
-/* Expert counts per layer for one ratio; the engine interpolates between rows. */
+/* How a token's experts follow from its router scores. */
+typedef enum {
+    MOE_POLICY_MODEL = 0, /* the model's own default */
+    MOE_POLICY_TOPK,      /* a layer's count of experts, the best ones */
+    MOE_POLICY_THRESHOLD, /* those that score at least the layer's threshold, and
+                             always the best one: a count that varies by token */
+} moe_policy;
+
+/* "topk" or "threshold", as configurations and requests say it; "model". */
+const char *moe_policy_name(moe_policy p);
+/* TOPK or THRESHOLD by that name; false, *out untouched: neither. */
+bool moe_policy_find(const char *name, moe_policy *out);
+
+/* Expert counts per layer for one ratio, and the thresholds that compute so many
+ * on average; the engine interpolates between rows. */
 typedef struct {
     double ratio;       /* share of the model's FFN neurons, (0, 1] */
     const int *experts; /* [n_layers] */
+    const float *thresholds; /* [n_layers], or NULL: the row has none. No meaning
+                                in layers without a router */
 } moe_ratio_row;
 
 /* What a model is. Owned by the model; lives as long as it. */
@@ -85,9 +101,14 @@ typedef struct {
     const char *router, *split; /* "" where not moefied */
     int n_ratio_rows;
     const moe_ratio_row *ratio_rows; /* ascending; the last is ratio 1 */
+    bool has_thresholds;       /* all ratio rows have them */
+    moe_policy policy;         /* the default: TOPK or THRESHOLD */
     size_t weight_bytes;             /* mapped or owned */
     const char *moefication_json;    /* the config's moefication object, "" if none */
 } moe_model_info;
+
+/* p, or the model's default in place of MODEL: TOPK or THRESHOLD. */
+moe_policy moe_policy_resolve(const moe_model_info *info, moe_policy p);
 
 typedef struct moe_model moe_model;
 

@@ -317,6 +317,7 @@ void config_free(model_config *c)
     free(c->moe.has_router);
     free(c->moe.rows);
     free(c->moe.experts);
+    free(c->moe.thresholds);
     cJSON_free(c->moe.json);
     free(c->labels);
     cJSON_Delete(c->root);

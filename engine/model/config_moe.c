@@ -2,7 +2,9 @@
  *
  * What the engine takes on trust later is checked here: the router's form, the
  * layers that have one, and the ratio table, whose counts must be in range and
- * never fall as the ratio grows. docs/model-format.md describes every key. */
+ * never fall as the ratio grows, nor its thresholds rise. docs/model-format.md
+ * describes every key. */
+#include <float.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -126,6 +128,52 @@ static moe_status read_counts(const cJSON *row, const model_config *c, int i,
     return MOE_OK;
 }
 
+/* A row's thresholds, NULL: it has none. */
+static const cJSON *thresholds_of(const cJSON *row)
+{
+    const cJSON *list = cJSON_GetObjectItemCaseSensitive(row, "thresholds");
+    return cJSON_IsNull(list) ? NULL : list;
+}
+
+static moe_status read_threshold(const cJSON *v, const model_config *c, int i, int l,
+                                 moe_error *err)
+{
+    float *out = c->moe.thresholds + (size_t)i * (size_t)c->n_layers + l; /* [i, l] */
+    if (!cJSON_IsNumber(v) || !(fabs(v->valuedouble) <= FLT_MAX))
+        return moe_fail(err, MOE_E_FORMAT,
+                        "%s: %s.ratio_table[%d].thresholds[%d] is not a finite number",
+                        c->path, prefix, i, l);
+    *out = (float)v->valuedouble;
+    if (i > 0 && c->moe.has_router[l] && *out > out[-c->n_layers])
+        return moe_fail(err, MOE_E_FORMAT,
+                        "%s: %s.ratio_table[%d].thresholds[%d] is %g, expected at most %g as "
+                        "in the row before", c->path, prefix, i, l, v->valuedouble,
+                        (double)out[-c->n_layers]);
+    return MOE_OK;
+}
+
+/* Thresholds of row i, no larger than the row before. All rows have them or none:
+ * c->moe.thresholds is there or not by the first. */
+static moe_status read_thresholds(const cJSON *row, const model_config *c, int i,
+                                  moe_error *err)
+{
+    const cJSON *list = thresholds_of(row);
+    const cJSON *v = cJSON_IsArray(list) ? list->child : NULL;
+    int size = cJSON_IsArray(list) ? cJSON_GetArraySize(list) : 0;
+    if (!list != !c->moe.thresholds)
+        return moe_fail(err, MOE_E_FORMAT,
+                        "%s: %s.ratio_table[%d] has %s, expected all rows or none to have "
+                        "them", c->path, prefix, i, list ? "thresholds" : "no thresholds");
+    if (list && size != c->n_layers)
+        return moe_fail(err, MOE_E_FORMAT,
+                        "%s: %s.ratio_table[%d].thresholds has %d numbers, expected one for "
+                        "each of %d layers", c->path, prefix, i, size, c->n_layers);
+    moe_status status = MOE_OK;
+    for (int l = 0; !status && v; l++, v = v->next)
+        status = read_threshold(v, c, i, l, err);
+    return status;
+}
+
 static moe_status read_rows(const cJSON *table, model_config *c, moe_error *err)
 {
     const cJSON *row;
@@ -135,11 +183,14 @@ static moe_status read_rows(const cJSON *table, model_config *c, moe_error *err)
         moe_status status = read_ratio(row, c, "ratio_table", i, before, &before, err);
         if (!status)
             status = read_counts(row, c, i, before, err);
+        if (!status)
+            status = read_thresholds(row, c, i, err);
         if (status)
             return status;
-        c->moe.rows[i] = (moe_ratio_row){before, c->moe.experts +
-                                                     (size_t)i * (size_t)c->n_layers};
-        i++;
+        size_t at = (size_t)i * (size_t)c->n_layers;
+        c->moe.rows[i++] = (moe_ratio_row){
+            .ratio = before, .experts = c->moe.experts + at,
+            .thresholds = c->moe.thresholds ? c->moe.thresholds + at : NULL};
     }
     if (before != 1)
         return moe_fail(err, MOE_E_FORMAT,
@@ -158,33 +209,75 @@ static moe_status read_table(const cJSON *object, model_config *c, moe_error *er
                         "%s: %s.ratio_table has %d rows, expected 1 to %d", c->path, prefix,
                         n, MAX_ROWS);
     c->moe.rows = calloc((size_t)n, sizeof *c->moe.rows);
-    c->moe.experts = calloc((size_t)n * (size_t)c->n_layers, sizeof *c->moe.experts);
-    if (!c->moe.rows || !c->moe.experts)
+    size_t cells = (size_t)n * (size_t)c->n_layers;
+    bool thresholds = thresholds_of(table->child) != NULL;
+    c->moe.experts = calloc(cells, sizeof *c->moe.experts);
+    if (thresholds)
+        c->moe.thresholds = calloc(cells, sizeof *c->moe.thresholds);
+    if (!c->moe.rows || !c->moe.experts || (thresholds && !c->moe.thresholds))
         return moe_fail(err, MOE_E_MEMORY, "%s: out of memory for %d ratio rows", c->path, n);
     return read_rows(table, c, err);
 }
 
+/* The policy that holds where a request names none. */
+static moe_status read_policy(const cJSON *object, model_config *c, moe_error *err)
+{
+    const char *name;
+    moe_status status = json_string_or(object, c->path, "policy", "topk", &name, err);
+    if (status)
+        return status;
+    if (!moe_policy_find(name, &c->moe.policy))
+        return moe_fail(err, MOE_E_UNSUPPORTED,
+                        "%s: %s.policy is \"%.60s\", expected \"topk\" or \"threshold\"",
+                        c->path, prefix, name);
+    if (c->moe.policy == MOE_POLICY_THRESHOLD && !c->moe.thresholds)
+        return moe_fail(err, MOE_E_FORMAT,
+                        "%s: %s.policy is \"threshold\", but ratio_table has no thresholds",
+                        c->path, prefix);
+    return MOE_OK;
+}
+
 /* ---- what is shown, not used --------------------------------------------- */
+
+/* A row of fidelity: its policy, which *policy follows, its ratio, above *before
+ * where the policy is that of the row before, and finite numbers. */
+static moe_status check_fidelity_row(const cJSON *row, const model_config *c, int i,
+                                     moe_policy *policy, double *before, moe_error *err)
+{
+    const cJSON *name = cJSON_GetObjectItemCaseSensitive(row, "policy"), *v;
+    moe_policy found = MOE_POLICY_MODEL;
+    if (name && (!cJSON_IsString(name) || !moe_policy_find(name->valuestring, &found)))
+        return moe_fail(err, MOE_E_FORMAT,
+                        "%s: %s.fidelity[%d].policy is neither \"topk\" nor \"threshold\"",
+                        c->path, prefix, i);
+    if (found != *policy)
+        *before = 0;
+    *policy = found;
+    moe_status status = read_ratio(row, c, "fidelity", i, *before, before, err);
+    if (status)
+        return status;
+    cJSON_ArrayForEach(v, row)
+        if (v != name && (!cJSON_IsNumber(v) || !isfinite(v->valuedouble)))
+            return moe_fail(err, MOE_E_FORMAT,
+                            "%s: %s.fidelity[%d].%.60s is not a finite number", c->path,
+                            prefix, i, v->string);
+    return MOE_OK;
+}
 
 static moe_status check_fidelity(const cJSON *object, const model_config *c,
                                  moe_error *err)
 {
-    const cJSON *list = cJSON_GetObjectItemCaseSensitive(object, "fidelity"), *row, *v;
+    const cJSON *list = cJSON_GetObjectItemCaseSensitive(object, "fidelity"), *row;
     if (list && !cJSON_IsArray(list))
         return moe_fail(err, MOE_E_FORMAT, "%s: %s.fidelity is not an array", c->path,
                         prefix);
+    moe_policy policy = MOE_POLICY_MODEL;
     double before = 0;
     int i = 0;
     cJSON_ArrayForEach(row, list) {
-        moe_status status = read_ratio(row, c, "fidelity", i, before, &before, err);
+        moe_status status = check_fidelity_row(row, c, i++, &policy, &before, err);
         if (status)
             return status;
-        cJSON_ArrayForEach(v, row)
-            if (!cJSON_IsNumber(v) || !isfinite(v->valuedouble))
-                return moe_fail(err, MOE_E_FORMAT,
-                                "%s: %s.fidelity[%d].%.60s is not a finite number", c->path,
-                                prefix, i, v->string);
-        i++;
     }
     const cJSON *provenance = cJSON_GetObjectItemCaseSensitive(object, "provenance");
     if (provenance && !cJSON_IsObject(provenance))
@@ -222,6 +315,8 @@ moe_status config_read_moefication(const cJSON *object, model_config *c, moe_err
         status = read_layers(object, c, err);
     if (!status)
         status = read_table(object, c, err);
+    if (!status)
+        status = read_policy(object, c, err);
     if (!status)
         status = check_fidelity(object, c, err);
     if (status)

@@ -50,6 +50,8 @@ static void describe(moe_model *m)
         .router = c->moefied ? c->moe.router_kind : "",
         .split = c->moefied ? c->moe.split : "",
         .n_ratio_rows = c->moe.n_rows, .ratio_rows = c->moe.rows,
+        .has_thresholds = c->moe.thresholds != NULL,
+        .policy = c->moefied ? c->moe.policy : MOE_POLICY_TOPK,
         .weight_bytes = safetensors_bytes(m->memory->files) + m->memory->owned_bytes,
         .moefication_json = c->moefied ? c->moe.json : "",
     };

@@ -1,5 +1,6 @@
 /* fuzz_config.c: any bytes as config.json. What is accepted must keep the
  * promises that the engine builds on. */
+#include <math.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -8,6 +9,25 @@
 #include "engine/model/config.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+/* Finite, never rising where there is a router, in all rows or none. */
+static void check_thresholds(const moe_config *m, int n_layers)
+{
+    if (m->policy != MOE_POLICY_TOPK && m->policy != MOE_POLICY_THRESHOLD)
+        abort();
+    if (m->policy == MOE_POLICY_THRESHOLD && !m->thresholds)
+        abort();
+    for (int i = 0; i < m->n_rows; i++) {
+        if (!m->rows[i].thresholds != !m->thresholds)
+            abort();
+        for (int l = 0; m->thresholds && l < n_layers; l++) {
+            float here = m->rows[i].thresholds[l];
+            if (!isfinite(here) ||
+                (i > 0 && m->has_router[l] && here > m->rows[i - 1].thresholds[l]))
+                abort();
+        }
+    }
+}
 
 static void check(const model_config *c)
 {
@@ -25,6 +45,7 @@ static void check(const model_config *c)
             if (k < 1 || k > c->n_experts || (i > 0 && k < c->moe.rows[i - 1].experts[l]))
                 abort();
         }
+    check_thresholds(&c->moe, c->n_layers);
     if (c->moe.rows[c->moe.n_rows - 1].ratio != 1)
         abort();
 }

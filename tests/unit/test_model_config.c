@@ -102,7 +102,119 @@ static void a_config_is_read_with_its_defaults(void **state)
     assert_int_equal(c.moe.rows[1].experts[1], 2);
     assert_int_equal(c.moe.width, 10);
     assert_non_null(strstr(c.moe.json, "\"kl\":0.05"));
+    assert_int_equal(c.moe.policy, MOE_POLICY_TOPK);
+    assert_null(c.moe.thresholds);
+    assert_null(c.moe.rows[0].thresholds);
     config_free(&c);
+}
+
+/* A ratio table of two rows whose thresholds are the JSON texts; NULL: none. */
+static const char *table_with(const char *first, const char *last)
+{
+    static char text[2][512];
+    static int turn;
+    char *out = text[turn++ % 2];
+    snprintf(out, sizeof text[0], "[{\"ratio\":0.5,\"experts\":[3,1]%s%s},"
+             "{\"ratio\":1,\"experts\":[3,3]%s%s}]",
+             first ? ",\"thresholds\":" : "", first ? first : "",
+             last ? ",\"thresholds\":" : "", last ? last : "");
+    return out;
+}
+
+static void thresholds_are_read_and_may_be_the_default(void **state)
+{
+    (void)state;
+    model_config c;
+    moe_error err = {0};
+    /* Layer 0 has no router: its numbers may rise. */
+    char *text = edited("moefication", "ratio_table", table_with("[-9,0.25]", "[1e3,-3.5e38]"));
+    assert_int_equal(config_parse("f", text, strlen(text), &c, &err), MOE_E_FORMAT);
+    cJSON_free(text);
+    text = edited("moefication", "ratio_table", table_with("[-9,0.25]", "[1e3,-3.4e38]"));
+    cJSON *root = cJSON_Parse(text);
+    cJSON_free(text);
+    cJSON_AddStringToObject(cJSON_GetObjectItem(root, "moefication"), "policy", "threshold");
+    text = cJSON_PrintUnformatted(root);
+    cJSON_Delete(root);
+    if (config_parse("f", text, strlen(text), &c, &err))
+        fail_msg("%s", err.message);
+    cJSON_free(text);
+    assert_int_equal(c.moe.policy, MOE_POLICY_THRESHOLD);
+    assert_true(c.moe.rows[0].thresholds[0] == -9 && c.moe.rows[0].thresholds[1] == 0.25f);
+    assert_true(c.moe.rows[1].thresholds[0] == 1e3f && c.moe.rows[1].thresholds[1] == -3.4e38f);
+    config_free(&c);
+    /* They alone change no default; equal ones do not rise; null is none. */
+    const char *const tables[] = {table_with("[0,1]", "[0,1]"), table_with("null", NULL)};
+    for (int i = 0; i < 2; i++) {
+        if (parse("moefication", "ratio_table", tables[i], &c, &err))
+            fail_msg("%s", err.message);
+        assert_int_equal(c.moe.policy, MOE_POLICY_TOPK);
+        assert_int_equal(c.moe.thresholds != NULL, i == 0);
+        config_free(&c);
+    }
+}
+
+static void wrong_thresholds_are_refused(void **state)
+{
+    (void)state;
+    const char *m = "moefication", *t = "ratio_table";
+    const struct { const char *first, *last, *message; } cases[] = {
+        {"[0,1]", NULL, "ratio_table[1] has no thresholds, expected all rows or none"},
+        {NULL, "[0,1]", "ratio_table[1] has thresholds, expected all rows or none"},
+        {"[0,1]", "null", "ratio_table[1] has no thresholds"},
+        {"[0]", "[0,1]", "ratio_table[0].thresholds has 1 numbers, expected one for each of 2"},
+        {"[0,1]", "[0,1,2]", "ratio_table[1].thresholds has 3 numbers"},
+        {"[]", "[]", "ratio_table[0].thresholds has 0 numbers"},
+        {"0.5", "0.5", "ratio_table[0].thresholds has 0 numbers"},
+        {"{\"0\":1,\"1\":1}", "[0,1]", "ratio_table[0].thresholds has 0 numbers"},
+        {"[0,\"x\"]", "[0,1]", "ratio_table[0].thresholds[1] is not a finite number"},
+        {"[0,1]", "[0,null]", "ratio_table[1].thresholds[1] is not a finite number"},
+        {"[null,1]", "[0,1]", "ratio_table[0].thresholds[0] is not a finite number"},
+        {"[0,1e999]", "[0,1]", "ratio_table[0].thresholds[1] is not a finite number"},
+        {"[0,1]", "[0,-1e39]", "ratio_table[1].thresholds[1] is not a finite number"},
+        {"[0,1]", "[0,1.5]",
+         "ratio_table[1].thresholds[1] is 1.5, expected at most 1 as in the row before"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        expect_refused(&(bad_value){m, t, table_with(cases[i].first, cases[i].last),
+                                    MOE_E_FORMAT, cases[i].message}, 1);
+    const bad_value policies[] = {
+        {m, "policy", "\"top_p\"", MOE_E_UNSUPPORTED,
+         "moefication.policy is \"top_p\", expected \"topk\" or \"threshold\""},
+        {m, "policy", "\"model\"", MOE_E_UNSUPPORTED, "moefication.policy is \"model\""},
+        {m, "policy", "1", MOE_E_FORMAT, "policy is 1, expected a string"},
+        {m, "policy", "\"threshold\"", MOE_E_FORMAT,
+         "moefication.policy is \"threshold\", but ratio_table has no thresholds"},
+    };
+    expect_refused(policies, sizeof policies / sizeof *policies);
+}
+
+static void fidelity_ascends_within_a_policy(void **state)
+{
+    (void)state;
+    model_config c;
+    moe_error err = {0};
+    if (parse("moefication", "fidelity",
+              "[{\"policy\":\"topk\",\"ratio\":0.125,\"kl\":0.2},"
+              "{\"policy\":\"topk\",\"ratio\":0.5,\"kl\":0.1},"
+              "{\"policy\":\"threshold\",\"ratio\":0.125,\"agreement\":0.9},"
+              "{\"policy\":\"threshold\",\"ratio\":1,\"agreement\":1}]", &c, &err))
+        fail_msg("%s", err.message);
+    config_free(&c);
+    const char *m = "moefication", *f = "fidelity";
+    const bad_value cases[] = {
+        {m, f, "[{\"policy\":\"topk\",\"ratio\":0.5},{\"policy\":\"topk\",\"ratio\":0.5}]",
+         MOE_E_FORMAT, "fidelity[1].ratio is 0.5, expected a number in (0.5, 1]"},
+        {m, f, "[{\"ratio\":0.5},{\"ratio\":0.25}]", MOE_E_FORMAT, "fidelity[1].ratio is 0.25"},
+        {m, f, "[{\"policy\":\"best\",\"ratio\":0.5}]", MOE_E_FORMAT,
+         "fidelity[0].policy is neither \"topk\" nor \"threshold\""},
+        {m, f, "[{\"policy\":1,\"ratio\":0.5}]", MOE_E_FORMAT, "fidelity[0].policy is neither"},
+        {m, f, "[{\"policy\":\"topk\",\"ratio\":0.5,\"kl\":\"topk\"}]", MOE_E_FORMAT,
+         "fidelity[0].kl is not a finite"},
+        {m, f, "[{\"policy\":\"topk\",\"ratio\":1},{\"policy\":\"threshold\"}]", MOE_E_FORMAT,
+         "fidelity[1].ratio is -1"},
+    };
+    expect_refused(cases, sizeof cases / sizeof *cases);
 }
 
 static void tasks_follow_problem_type_and_labels(void **state)
@@ -296,6 +408,9 @@ int main(void)
         cmocka_unit_test(wrong_sizes_and_features_are_refused),
         cmocka_unit_test(wrong_labels_are_refused),
         cmocka_unit_test(a_wrong_moefication_object_is_refused),
+        cmocka_unit_test(thresholds_are_read_and_may_be_the_default),
+        cmocka_unit_test(wrong_thresholds_are_refused),
+        cmocka_unit_test(fidelity_ascends_within_a_policy),
         cmocka_unit_test(a_config_that_is_no_object_or_no_file_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
