@@ -160,7 +160,7 @@ static const moe_route *make_route(bench_state *t, bench_case *c)
         return NULL;
     for (int i = 0; i < n; i++)
         t->k[i] = k;
-    t->backend->ops->select(t->backend, t->scores, t->k, n, experts, &t->route);
+    t->backend->ops->select(t->backend, t->scores, t->k, NULL, n, experts, &t->route);
     return &t->route;
 }
 

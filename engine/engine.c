@@ -36,7 +36,9 @@ static bool allocate(moe_engine *e)
     e->cu_seqlens = malloc((n + 1) * sizeof *e->cu_seqlens);
     e->rows = malloc(n * sizeof *e->rows);
     e->k = malloc(n * sizeof *e->k);
+    e->threshold = malloc(n * sizeof *e->threshold);
     e->layer_experts = malloc(n * layers * sizeof *e->layer_experts);
+    e->layer_thresholds = calloc(n * layers, sizeof *e->layer_thresholds);
     e->host_scores = malloc(n * experts * sizeof *e->host_scores);
     e->host_x = e->capture ? malloc(n * d * sizeof *e->host_x) : NULL;
     e->host_route.bound = malloc((n + 1) * sizeof(int32_t));
@@ -49,7 +51,8 @@ static bool allocate(moe_engine *e)
 
     return e->x && e->y && e->z && e->qkv && e->scores && e->logits &&
            e->route.bound && e->route.expert && e->cu_seqlens && e->rows && e->k &&
-           e->layer_experts && e->host_scores && (e->host_x || !e->capture) &&
+           e->threshold && e->layer_experts && e->layer_thresholds &&
+           e->host_scores && (e->host_x || !e->capture) &&
            e->host_route.bound && e->host_route.expert && e->expert_tokens &&
            e->kept_mass && e->total_mass && e->kept_neurons && e->real_neurons &&
            routing_stats_init(&e->stats, info->n_layers, e->max_experts);
@@ -132,7 +135,9 @@ void moe_engine_destroy(moe_engine *e)
     free(e->cu_seqlens);
     free(e->rows);
     free(e->k);
+    free(e->threshold);
     free(e->layer_experts);
+    free(e->layer_thresholds);
     free(e->host_scores);
     free(e->host_x);
     free(e->host_route.bound);
@@ -171,6 +176,27 @@ static moe_status check_tokens(const moe_engine *e, const moe_batch *b, int seq,
     return MOE_OK;
 }
 
+static moe_status check_selection(const moe_engine *e, const moe_batch *b, int seq,
+                                  moe_error *err)
+{
+    const moe_selection *s = &b->selection[seq];
+    if (!ratio_valid(s->ratio))
+        return moe_fail(err, MOE_E_ARGUMENT,
+                        "sequence %d: ratio is %g, expected over 0 and at most 1", seq,
+                        s->ratio);
+    if (s->selector != b->selection[0].selector)
+        return moe_fail(err, MOE_E_ARGUMENT,
+                        "sequence %d: selector %d, the batch's first has %d", seq,
+                        (int)s->selector, (int)b->selection[0].selector);
+    if ((int)s->policy < MOE_POLICY_MODEL || s->policy > MOE_POLICY_THRESHOLD)
+        return moe_fail(err, MOE_E_ARGUMENT, "sequence %d: policy %d, expected %d to %d", seq,
+                        (int)s->policy, MOE_POLICY_MODEL, MOE_POLICY_THRESHOLD);
+    if (s->policy == MOE_POLICY_THRESHOLD && !e->model->info.has_thresholds)
+        return moe_fail(err, MOE_E_ARGUMENT,
+                        "sequence %d: policy threshold, but the model has no thresholds", seq);
+    return MOE_OK;
+}
+
 static moe_status check_sequence(const moe_engine *e, const moe_batch *b, int seq,
                                  moe_error *err)
 {
@@ -178,15 +204,8 @@ static moe_status check_sequence(const moe_engine *e, const moe_batch *b, int se
     if (n < 1 || n > e->model->info.max_tokens)
         return moe_fail(err, MOE_E_ARGUMENT, "sequence %d has %lld tokens, expected 1 to %d",
                         seq, (long long)n, e->model->info.max_tokens);
-    if (b->selection && !ratio_valid(b->selection[seq].ratio))
-        return moe_fail(err, MOE_E_ARGUMENT,
-                        "sequence %d: ratio is %g, expected over 0 and at most 1", seq,
-                        b->selection[seq].ratio);
-    if (b->selection && b->selection[seq].selector != b->selection[0].selector)
-        return moe_fail(err, MOE_E_ARGUMENT,
-                        "sequence %d: selector %d, the batch's first has %d", seq,
-                        (int)b->selection[seq].selector, (int)b->selection[0].selector);
-    return check_tokens(e, b, seq, err);
+    moe_status status = b->selection ? check_selection(e, b, seq, err) : MOE_OK;
+    return status == MOE_OK ? check_tokens(e, b, seq, err) : status;
 }
 
 static moe_status check_batch(const moe_engine *e, const moe_batch *b, moe_error *err)

@@ -174,9 +174,12 @@ typedef enum {
     MOE_SELECT_FREQUENCY, /* the same experts for all: most active in calibration */
 } moe_selector;
 
+/* Controls always select by TOPK, and so does a ratio below the first row of the
+ * model's table. */
 typedef struct {
     double ratio; /* (0, 1]; 1 is exactly dense */
     moe_selector selector;
+    moe_policy policy; /* THRESHOLD needs a model that has thresholds */
 } moe_selection;
 
 typedef struct {
@@ -184,7 +187,8 @@ typedef struct {
     const int32_t *cu_seqlens;  /* [n_seqs + 1], from 0 */
     const int32_t *token_ids;   /* [cu_seqlens[n_seqs]] */
     const int32_t *token_types; /* the same, or NULL: all 0 */
-    const moe_selection *selection; /* [n_seqs], or NULL: dense */
+    const moe_selection *selection; /* [n_seqs], or NULL: dense. One selector for
+                                       all; ratios and policies may be mixed */
 } moe_batch;
 
 /* Filled by moe_forward into arrays of the caller. */
@@ -218,7 +222,8 @@ const char *moe_engine_isa(const moe_engine *e); /* "c", "avx2", "avx512" */
 
 /* Runs a batch of any number of tokens. A sequence's logits are the same bits
  * in any batch and with any number of threads. MOE_E_ARGUMENT on an id, type,
- * length or ratio out of range, naming it; the output is then undefined. */
+ * length, ratio or policy out of range, naming the sequence and it; the output is
+ * then undefined. */
 moe_status moe_forward(moe_engine *e, const moe_batch *batch,
                        moe_output *out, moe_error *err);
 

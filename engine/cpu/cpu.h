@@ -80,8 +80,8 @@ void cpu_router_scores(moe_backend *b, const moe_router *w, const float *x, int 
                        float *scores);
 void cpu_expert_mass(moe_backend *b, const moe_ffn *w, const float *x, int n_tokens,
                      float *mass);
-void cpu_select(moe_backend *b, const float *scores, const int32_t *k, int n_tokens,
-                int n_experts, moe_route *route);
+void cpu_select(moe_backend *b, const float *scores, const int32_t *k,
+                const float *threshold, int n_tokens, int n_experts, moe_route *route);
 void cpu_ffn(moe_backend *b, const moe_ffn *w, const float *x, int n_tokens,
              const moe_route *route, float *y);
 

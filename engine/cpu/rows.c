@@ -117,6 +117,8 @@ void cpu_gather_rows(moe_backend *b, const float *x, int d, const int32_t *row,
 
 typedef struct {
     const float *scores;
+    const int32_t *k;
+    const float *threshold;
     int n_tokens, n_experts;
     const moe_route *route;
 } select_job;
@@ -128,19 +130,29 @@ static void select_task(void *ctx, int task, int thread)
     const int32_t *bound = j->route->bound;
     int end = (task + 1) * ROWS_PER_TASK;
     end = end > j->n_tokens ? j->n_tokens : end;
-    for (int t = task * ROWS_PER_TASK; t < end; t++)
-        select_topk(j->scores + (size_t)t * (size_t)j->n_experts, j->n_experts,
-                    bound[t + 1] - bound[t], j->route->expert + bound[t]);
+    for (int t = task * ROWS_PER_TASK; t < end; t++) {
+        const float *scores = j->scores + (size_t)t * (size_t)j->n_experts; /* [t, :] */
+        int32_t *out = j->route->expert + bound[t];
+        if (j->k[t])
+            select_topk(scores, j->n_experts, j->k[t], out);
+        else
+            select_threshold(scores, j->n_experts, j->threshold[t], bound[t + 1] - bound[t],
+                             out);
+    }
 }
 
-void cpu_select(moe_backend *base, const float *scores, const int32_t *k, int n_tokens,
-                int n_experts, moe_route *route)
+void cpu_select(moe_backend *base, const float *scores, const int32_t *k,
+                const float *threshold, int n_tokens, int n_experts, moe_route *route)
 {
     cpu_backend *b = (cpu_backend *)base;
+    /* Where a token's experts go depends on the counts before it, so these come
+     * first. One pass over the scores: not worth waking the threads for. */
     route->bound[0] = 0;
     for (int t = 0; t < n_tokens; t++)
-        route->bound[t + 1] = route->bound[t] + k[t];
-    select_job j = {.scores = scores, .n_tokens = n_tokens, .n_experts = n_experts,
-                    .route = route};
+        route->bound[t + 1] = route->bound[t] +
+            (k[t] ? k[t] : select_threshold_count(scores + (size_t)t * (size_t)n_experts,
+                                                  n_experts, threshold[t]));
+    select_job j = {.scores = scores, .k = k, .threshold = threshold, .n_tokens = n_tokens,
+                    .n_experts = n_experts, .route = route};
     pool_run(b->pool, select_task, &j, cpu_ceil(n_tokens, ROWS_PER_TASK));
 }

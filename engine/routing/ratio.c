@@ -1,6 +1,6 @@
-/* ratio.c: from a request's ratio to expert counts per layer, by the model's
- * ratio table. Between two rows counts are interpolated in a straight line and
- * rounded; a model without a table (a plain checkpoint) gets uniform counts. */
+/* ratio.c: from a request's ratio to expert counts or thresholds per layer, by the
+ * model's ratio table. Between two rows both are interpolated in a straight line,
+ * counts rounded; a model without a table (a plain checkpoint) gets uniform counts. */
 #include "engine/routing/ratio.h"
 
 #include <math.h>
@@ -16,12 +16,19 @@ static int clamp_count(double count, int n_experts)
     return k < 1 ? 1 : k > n_experts ? n_experts : (int)k;
 }
 
+/* The first row with at least this ratio; n_ratio_rows: none. */
+static int row_from(const moe_model_info *info, double ratio)
+{
+    int row = 0;
+    while (row < info->n_ratio_rows && info->ratio_rows[row].ratio < ratio)
+        row++;
+    return row;
+}
+
 void ratio_to_experts(const moe_model_info *info, double ratio, int *experts)
 {
     const moe_ratio_row *row = info->ratio_rows;
-    int n = info->n_ratio_rows, above = 0;
-    while (above < n && row[above].ratio < ratio)
-        above++;
+    int n = info->n_ratio_rows, above = row_from(info, ratio);
     for (int l = 0; l < info->n_layers; l++) {
         double count;
         if (above == n) /* no table, or ratio past its last row */
@@ -35,4 +42,18 @@ void ratio_to_experts(const moe_model_info *info, double ratio, int *experts)
         }
         experts[l] = ratio >= 1 ? info->n_experts : clamp_count(count, info->n_experts);
     }
+}
+
+bool ratio_to_thresholds(const moe_model_info *info, double ratio, float *thresholds)
+{
+    int above = row_from(info, ratio);
+    if (!info->has_thresholds || above == info->n_ratio_rows ||
+        (above == 0 && ratio < info->ratio_rows[0].ratio))
+        return false;
+    const moe_ratio_row *high = &info->ratio_rows[above], *low = high - (above > 0);
+    double t = above > 0 ? (ratio - low->ratio) / (high->ratio - low->ratio) : 1;
+    for (int l = 0; l < info->n_layers; l++) /* a row's own ratio gives its very values */
+        thresholds[l] =
+            (float)((1 - t) * (double)low->thresholds[l] + t * (double)high->thresholds[l]);
+    return true;
 }

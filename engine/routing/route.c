@@ -1,11 +1,11 @@
 /* route.c: one layer's routing within a forward pass.
  *
- * Each sequence's ratio was turned into an expert count per layer. A layer
- * where every sequence has all experts takes the dense path; otherwise the
- * chunk is routed as a whole, and a dense sequence's tokens select all experts
- * (the same bits as the dense path). Scores come from the layer's router, or
- * from one of the controls that evaluation asks for. Runs on the engine's
- * thread; the backend does the arithmetic. */
+ * Each sequence's ratio was turned into an expert count per layer, or, by the policy
+ * threshold, into a count of 0 and a threshold. A layer where every sequence has
+ * all experts takes the dense path; otherwise the chunk is routed as a whole, and a
+ * dense sequence's tokens select all experts (the same bits as the dense path).
+ * Scores come from the layer's router, or from one of the controls that evaluation
+ * asks for. Runs on the engine's thread; the backend does the arithmetic. */
 #include "engine/routing/route.h"
 
 #include <string.h>
@@ -34,16 +34,29 @@ static bool can_route(const moe_layer *layer, moe_selector selector)
     return false;
 }
 
+/* Whether sequence seq selects by thresholds; if so, thresholds [n_layers] are set. */
+static bool find_thresholds(const moe_engine *e, const chunk *c, int seq, float *thresholds)
+{
+    const moe_model_info *info = &e->model->info;
+    return is_sparse(c, seq) && selector_of(c) == MOE_SELECT_ROUTER &&
+           moe_policy_resolve(info, c->selection[seq].policy) == MOE_POLICY_THRESHOLD &&
+           ratio_to_thresholds(info, c->selection[seq].ratio, thresholds);
+}
+
 void route_begin(moe_engine *e, const chunk *c)
 {
     int n_layers = e->weights.n_layers;
     for (int s = 0; s < c->n_seqs; s++) {
         int *experts = e->layer_experts + (size_t)s * n_layers;
+        float *thresholds = e->layer_thresholds + (size_t)s * n_layers;
         double ratio = is_sparse(c, s) ? c->selection[s].ratio : 1;
         ratio_to_experts(&e->model->info, ratio, experts);
+        bool by_threshold = find_thresholds(e, c, s, thresholds);
         for (int l = 0; l < n_layers; l++)
             if (!can_route(&e->weights.layers[l], selector_of(c)))
                 experts[l] = e->weights.layers[l].ffn.n_experts;
+            else if (by_threshold)
+                experts[l] = 0;
         e->kept_neurons[s] = 0;
         e->kept_mass[s] = e->total_mass[s] = 0;
     }
@@ -172,12 +185,15 @@ const moe_route *route_layer(moe_engine *e, const chunk *c, int layer)
     for (int s = 0; s < c->n_seqs; s++) {
         int k = e->layer_experts[(size_t)s * n_layers + layer];
         routed |= k < n_experts;
-        for (int t = c->cu_seqlens[s]; t < c->cu_seqlens[s + 1]; t++)
+        for (int t = c->cu_seqlens[s]; t < c->cu_seqlens[s + 1]; t++) {
             e->k[t] = k;
+            e->threshold[t] = e->layer_thresholds[(size_t)s * n_layers + layer];
+        }
     }
     if (routed) {
         score(e, c, layer, selector_of(c));
-        b->ops->select(b, e->scores, e->k, c->n_tokens, n_experts, &e->route);
+        b->ops->select(b, e->scores, e->k, e->threshold, c->n_tokens, n_experts,
+                       &e->route);
         count_route(e, c, layer);
     } else {
         count_dense(e, c, layer);

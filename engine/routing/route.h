@@ -5,7 +5,8 @@
 
 #include "engine/engine.h"
 
-/* Prepares a chunk: expert counts per sequence and layer; clears its sums. */
+/* Prepares a chunk: expert counts or thresholds per sequence and layer; clears its
+ * sums. */
 void route_begin(moe_engine *e, const chunk *c);
 
 /* Chooses the experts of the chunk's tokens for a layer whose FFN input is

@@ -1,8 +1,9 @@
-/* select.c: the k best scores by bisection. The k-th best is found as a threshold:
- * each pass counts the scores that reach the middle of the range that is left. Its
- * ends are floats numbered in their order, which halving needs no more than 32
- * times, whatever the scores: linear time. A count of exactly k ends it early,
- * usually after some 15 passes, and a pass is a plain loop that vectorises. */
+/* select.c: the scores from a given threshold on, and the k best by bisection. The
+ * k-th best is found as a threshold: each pass counts the scores that reach the
+ * middle of the range that is left. Its ends are floats numbered in their order,
+ * which halving needs no more than 32 times, whatever the scores: linear time. A
+ * count of exactly k ends it early, usually after some 15 passes, and a pass is a
+ * plain loop that vectorises. */
 #include <math.h>
 #include <string.h>
 
@@ -87,4 +88,21 @@ void select_topk(const float *scores, int n, int k, int32_t *out)
         filled += (scores[i] > threshold) | tie;
         ties -= tie;
     }
+}
+
+int select_threshold_count(const float *scores, int n, float threshold)
+{
+    int count = count_from(scores, n, threshold);
+    return count > 0 ? count : 1;
+}
+
+void select_threshold(const float *scores, int n, float threshold, int count, int32_t *out)
+{
+    int filled = 0;
+    for (int i = 0; i < n && filled < count; i++) { /* branches on no score, as above */
+        out[filled] = i;
+        filled += scores[i] >= threshold;
+    }
+    if (filled == 0)
+        select_topk(scores, n, 1, out);
 }

@@ -313,7 +313,7 @@ static void selection_writes_a_ragged_ascending_route(void **state)
         for (int t = 0; t < N; t++)
             k[t] = rng_int(&r, 1, E);
         moe_route route = {.bound = guarded_bytes((N + 1) * 4), .expert = guarded_bytes(N * E * 4)};
-        m.b->ops->select(m.b, scores, k, N, E, &route);
+        m.b->ops->select(m.b, scores, k, NULL, N, E, &route);
         for (int t = 0; t < N; t++) {
             const float *s = scores + t * E;
             float least = INFINITY, most_left = -INFINITY;
@@ -329,8 +329,51 @@ static void selection_writes_a_ragged_ascending_route(void **state)
                 most_left = chosen[e] ? most_left : fmaxf(most_left, s[e]);
             assert_true(least >= most_left);
         }
-        m.b->ops->select(m.b, scores, k, 0, E, &route);
+        m.b->ops->select(m.b, scores, k, NULL, 0, E, &route);
         assert_int_equal(route.bound[0], 0);
+        guarded_release();
+        machine_close(&m);
+    }
+}
+
+/* Tokens with a count and tokens with a threshold in one call; a row of NaN, one
+ * that nothing reaches, one that all reach. */
+static void counts_and_thresholds_share_a_route(void **state)
+{
+    (void)state;
+    enum { N = 75, E = 24 };
+    moe_backend_shape shape = shape_of(8, E);
+    for (int n_threads = 1; n_threads <= 3; n_threads++) {
+        machine m;
+        assert_true(machine_open(&m, "c", n_threads, &shape));
+        rng r = rng_seed(91);
+        float *scores = random_floats(&r, N * E, 1);
+        int32_t k[N];
+        float threshold[N];
+        for (int t = 0; t < N; t++) {
+            k[t] = t % 3 ? 0 : rng_int(&r, 1, E);
+            threshold[t] = t % 3 ? scores[t * E + t % E] : NAN; /* read where k is 0 only */
+        }
+        for (int e = 0; e < E; e++)
+            scores[1 * E + e] = NAN;
+        threshold[2] = 2;
+        threshold[4] = -2;
+        moe_route route = {.bound = guarded_bytes((N + 1) * 4), .expert = guarded_bytes(N * E * 4)};
+        m.b->ops->select(m.b, scores, k, threshold, N, E, &route);
+        assert_int_equal(route.bound[0], 0);
+        for (int t = 0; t < N; t++) {
+            int at = route.bound[t], n = route.bound[t + 1] - at, want = 0;
+            for (int e = 0; e < E && k[t] == 0; e++)
+                if (scores[t * E + e] >= threshold[t])
+                    assert_int_equal(route.expert[at + want++], e);
+            if (k[t] == 0 && want > 0)
+                assert_int_equal(n, want);
+            else
+                assert_int_equal(n, k[t] ? k[t] : 1);
+        }
+        assert_int_equal(route.expert[route.bound[1]], 0); /* the first of the NaNs */
+        assert_int_equal(route.bound[3] - route.bound[2], 1);
+        assert_int_equal(route.bound[5] - route.bound[4], E);
         guarded_release();
         machine_close(&m);
     }
@@ -399,6 +442,7 @@ int main(void)
         cmocka_unit_test(router_scores_match_double_precision),
         cmocka_unit_test(mass_is_the_positive_activation_of_each_expert),
         cmocka_unit_test(selection_writes_a_ragged_ascending_route),
+        cmocka_unit_test(counts_and_thresholds_share_a_route),
         cmocka_unit_test(the_isa_can_be_forced_and_an_absent_one_is_refused),
         cmocka_unit_test(memory_is_aligned_and_goes_with_the_backend),
     };

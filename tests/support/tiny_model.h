@@ -355,20 +355,31 @@ static inline void tiny_moefied_free(tiny_moefied *t)
     tiny_free(&t->source);
 }
 
-#define TINY_MOEFICATION                                                              \
-    "{\"format_version\":1,\"expert_size\":32,\"n_experts\":3,\"dtype\":\"f32\","       \
+/* more: further keys; t1 to t3: further keys of the ratio table's rows. */
+#define TINY_MOEFICATION_OF(more, t1, t2, t3)                                         \
+    "{\"format_version\":1,\"expert_size\":32,\"n_experts\":3,\"dtype\":\"f32\"," more  \
     "\"split\":\"random\",\"router\":{\"kind\":\"mlp\",\"normalize\":true,\"linears\":2," \
     "\"width\":10},\"layers\":[0,1],\"ratio_table\":["                                \
-    "{\"ratio\":0.34,\"experts\":[1,1]},{\"ratio\":0.5,\"experts\":[1,2]},"            \
-    "{\"ratio\":1,\"experts\":[3,3]}],\"provenance\":{\"tool\":\"tiny_model.h\"}}"
+    "{\"ratio\":0.34,\"experts\":[1,1]" t1 "},{\"ratio\":0.5,\"experts\":[1,2]" t2 "}," \
+    "{\"ratio\":1,\"experts\":[3,3]" t3 "}],\"provenance\":{\"tool\":\"tiny_model.h\"}}"
 
-/* Makes dir, the MoEfied form of tiny_model_write(dir, seed)'s network. */
-static inline void tiny_moefied_write(const char *dir, unsigned seed)
+#define TINY_MOEFICATION TINY_MOEFICATION_OF("", "", "", "")
+
+/* The same with thresholds, which some of its scores reach and some do not, and a
+ * default policy, "topk" or "threshold". */
+#define TINY_THRESHOLDS(policy)                                                       \
+    TINY_MOEFICATION_OF("\"policy\":\"" policy "\",", ",\"thresholds\":[0.3,0.25]",    \
+                        ",\"thresholds\":[0.1,0]", ",\"thresholds\":[-0.2,-0.2]")
+
+/* Makes dir, the MoEfied form of tiny_model_write(dir, seed)'s network, with that
+ * moefication object. */
+static inline void tiny_moefied_write_as(const char *dir, unsigned seed,
+                                         const char *moefication)
 {
     static tiny_moefied t;
     char path[TINY_PATH];
     tiny_moefied_make(&t, seed);
-    tiny_write_config(dir, TINY_MOEFICATION);
+    tiny_write_config(dir, moefication);
     tiny_write_vocab(dir);
     if (snprintf(path, sizeof path, "%s/model.safetensors", dir) >= TINY_PATH)
         abort();
@@ -378,6 +389,11 @@ static inline void tiny_moefied_write(const char *dir, unsigned seed)
         abort();
     }
     tiny_moefied_free(&t);
+}
+
+static inline void tiny_moefied_write(const char *dir, unsigned seed)
+{
+    tiny_moefied_write_as(dir, seed, TINY_MOEFICATION);
 }
 
 #endif

@@ -1,4 +1,4 @@
-/* From a ratio to expert counts, and from logits to scores. */
+/* From a ratio to expert counts and thresholds, and from logits to scores. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -12,6 +12,12 @@ static const int quarter[] = {16, 8}, half[] = {30, 18}, all[] = {48, 48};
 static const moe_ratio_row rows[] = {{0.25, quarter}, {0.5, half}, {1, all}};
 static const moe_model_info with_table = {
     .n_layers = 2, .n_experts = 48, .n_ratio_rows = 3, .ratio_rows = rows};
+static const float high[] = {0.5f, 3e38f}, middle[] = {0.3f, -1}, low[] = {-0.3f, -3e38f};
+static const moe_ratio_row threshold_rows[] = {
+    {0.25, quarter, high}, {0.5, half, middle}, {1, all, low}};
+static const moe_model_info with_thresholds = {
+    .n_layers = 2, .n_experts = 48, .n_ratio_rows = 3, .ratio_rows = threshold_rows,
+    .has_thresholds = true};
 static const moe_model_info without_table = {.n_layers = 2, .n_experts = 48};
 
 static void expect(const moe_model_info *info, double ratio, int first, int second)
@@ -50,6 +56,49 @@ static void without_a_table_counts_are_uniform(void **state)
     expect(&without_table, 0.25, 12, 12);
     expect(&without_table, 0.001, 1, 1);
     expect(&without_table, 1, 48, 48);
+}
+
+static void thresholds_are_the_rows_own_or_between(void **state)
+{
+    (void)state;
+    float t[2];
+    for (int i = 0; i < 3; i++) { /* the very bits, however far apart */
+        assert_true(ratio_to_thresholds(&with_thresholds, threshold_rows[i].ratio, t));
+        assert_memory_equal(t, threshold_rows[i].thresholds, sizeof t);
+    }
+    assert_true(ratio_to_thresholds(&with_thresholds, 0.375, t));
+    assert_float_equal(t[0], 0.4, 1e-7);
+    assert_float_equal(t[1] / 1.5e38, 1, 1e-6);
+    assert_true(ratio_to_thresholds(&with_thresholds, 0.75, t));
+    assert_float_equal(t[0], 0, 1e-7);
+    assert_true(ratio_to_thresholds(&with_thresholds, 0.6, t));
+    assert_float_equal(t[0], 0.3 - 0.2 * 0.6, 1e-7);
+}
+
+static void without_thresholds_or_below_them_counts_have_to_do(void **state)
+{
+    (void)state;
+    float t[2] = {7, 7};
+    assert_false(ratio_to_thresholds(&with_thresholds, 0.2499, t));
+    assert_false(ratio_to_thresholds(&with_table, 0.5, t));
+    assert_false(ratio_to_thresholds(&without_table, 0.5, t));
+    assert_true(t[0] == 7 && t[1] == 7);
+}
+
+static void policies_have_names_and_a_default(void **state)
+{
+    (void)state;
+    moe_policy p = MOE_POLICY_MODEL;
+    const moe_model_info dynamic = {.policy = MOE_POLICY_THRESHOLD};
+    assert_true(moe_policy_find("threshold", &p) && p == MOE_POLICY_THRESHOLD);
+    assert_true(moe_policy_find("topk", &p) && p == MOE_POLICY_TOPK);
+    assert_false(moe_policy_find("model", &p) || moe_policy_find("", &p) ||
+                 moe_policy_find("TOPK", &p));
+    assert_int_equal(p, MOE_POLICY_TOPK);
+    assert_string_equal(moe_policy_name(MOE_POLICY_THRESHOLD), "threshold");
+    assert_int_equal(moe_policy_resolve(&dynamic, MOE_POLICY_MODEL), MOE_POLICY_THRESHOLD);
+    assert_int_equal(moe_policy_resolve(&dynamic, MOE_POLICY_TOPK), MOE_POLICY_TOPK);
+    assert_int_equal(moe_policy_resolve(&with_table, MOE_POLICY_MODEL), MOE_POLICY_TOPK);
 }
 
 static void only_ratios_over_0_up_to_1_are_valid(void **state)
@@ -116,6 +165,9 @@ int main(void)
         cmocka_unit_test(between_rows_counts_are_interpolated),
         cmocka_unit_test(below_the_table_counts_shrink_to_one),
         cmocka_unit_test(without_a_table_counts_are_uniform),
+        cmocka_unit_test(thresholds_are_the_rows_own_or_between),
+        cmocka_unit_test(without_thresholds_or_below_them_counts_have_to_do),
+        cmocka_unit_test(policies_have_names_and_a_default),
         cmocka_unit_test(only_ratios_over_0_up_to_1_are_valid),
         cmocka_unit_test(softmax_survives_huge_logits_in_place),
         cmocka_unit_test(softmax_matches_a_case_by_hand),

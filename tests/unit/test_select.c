@@ -1,4 +1,5 @@
-/* select_topk against sorting, and its rules for ties and NaN. */
+/* Selection of the k best against sorting, by threshold against comparing, and the
+ * rules for ties and NaN. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -45,6 +46,29 @@ static void check(const float *scores, int n, int k)
     free(out);
 }
 
+/* Those from the threshold on one by one; the best where there is none. */
+static void check_threshold(const float *scores, int n, float threshold)
+{
+    int32_t *out = malloc((size_t)(n + 1) * sizeof *out);
+    int count = select_threshold_count(scores, n, threshold), filled = 0, best = 0;
+    assert_in_range(count, 1, n);
+    out[count] = -77;
+    select_threshold(scores, n, threshold, count, out);
+    for (int i = 0; i < n; i++) {
+        best = is_better(scores, i, best) ? i : best;
+        if (isnan(scores[i]) || scores[i] < threshold)
+            continue;
+        assert_true(filled < count);
+        assert_int_equal(out[filled], i);
+        filled++;
+    }
+    if (filled == 0)
+        assert_int_equal(out[filled++], best);
+    assert_int_equal(filled, count);
+    assert_int_equal(out[count], -77);
+    free(out);
+}
+
 static void check_every_k(const float *scores, int n)
 {
     for (int k = 1; k <= n; k++)
@@ -72,6 +96,59 @@ static void extremes_are_ordered(void **state)
     check_every_k((const float[]){-INFINITY, INFINITY, 3e38f, -3e38f, 1e-45f, -1e-45f, 0,
                                   INFINITY, -INFINITY}, 9);
     check_every_k((const float[]){5}, 1);
+}
+
+static void a_score_equal_to_the_threshold_reaches_it(void **state)
+{
+    (void)state;
+    const float scores[] = {0.5f, 0.25f, 0.5f, 0.75f, -0.0f, 0.5f};
+    int32_t out[6];
+    assert_int_equal(select_threshold_count(scores, 6, 0.5f), 4);
+    select_threshold(scores, 6, 0.5f, 4, out);
+    assert_memory_equal(out, ((const int32_t[]){0, 2, 3, 5}), 4 * sizeof *out);
+    check_threshold(scores, 6, 0);           /* -0 is not below 0 */
+    check_threshold(scores, 6, nextafterf(0.5f, 1));
+}
+
+static void where_none_reaches_the_threshold_the_best_is_taken(void **state)
+{
+    (void)state;
+    const float ties[] = {-1, 3, 2, 3}, nans[] = {NAN, NAN}, some[] = {NAN, -INFINITY, NAN};
+    check_threshold(ties, 4, 3.5f);
+    check_threshold(nans, 2, -3e38f);
+    check_threshold(some, 3, -3e38f);
+    check_threshold((const float[]){-5}, 1, 0);
+}
+
+static void where_all_reach_the_threshold_all_but_nan_are_taken(void **state)
+{
+    (void)state;
+    check_threshold((const float[]){-1, 3, 2, INFINITY, -3e38f}, 5, -3.4e38f);
+    check_threshold((const float[]){-1, NAN, 2, -NAN}, 4, -3.4e38f);
+}
+
+static void random_scores_match_comparing(void **state)
+{
+    (void)state;
+    uint32_t seed = 54321;
+    print_message("seed %u\n", seed);
+    float scores[300];
+    for (int round = 0; round < 300; round++) {
+        for (int i = 0; i <= round; i++) {
+            seed = seed * 1664525u + 1013904223u;
+            uint32_t bits = seed ^ seed >> 15;
+            if (round % 2 == 0)
+                memcpy(scores + i, &bits, sizeof bits);
+            else
+                scores[i] = (float)(bits % 7);
+        }
+        for (int i = 0; i <= round; i += 1 + round / 9)
+            if (isfinite(scores[i]))
+                check_threshold(scores, round + 1, scores[i]);
+        check_threshold(scores, round + 1, 3.4e38f);
+        check_threshold(scores, round + 1, 2.5f);
+        check_threshold(scores, round + 1, -3.4e38f);
+    }
 }
 
 static void random_scores_match_sorting(void **state)
@@ -106,6 +183,10 @@ int main(void)
         cmocka_unit_test(nan_counts_as_less_than_every_number),
         cmocka_unit_test(extremes_are_ordered),
         cmocka_unit_test(random_scores_match_sorting),
+        cmocka_unit_test(a_score_equal_to_the_threshold_reaches_it),
+        cmocka_unit_test(where_none_reaches_the_threshold_the_best_is_taken),
+        cmocka_unit_test(where_all_reach_the_threshold_all_but_nan_are_taken),
+        cmocka_unit_test(random_scores_match_comparing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
