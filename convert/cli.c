@@ -266,3 +266,12 @@ int cli_choice(const char *command, const char *option, const char *text,
     cli_usage("%s: %s is '%s', expected one of: %s", command, option, text, list);
     return -1;
 }
+
+bool cli_policy(const char *command, const char *option, const char *text, moe_policy *out)
+{
+    *out = MOE_POLICY_MODEL;
+    if (!text || moe_policy_find(text, out))
+        return true;
+    cli_usage("%s: %s is '%s', expected one of: topk, threshold", command, option, text);
+    return false;
+}

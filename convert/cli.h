@@ -40,6 +40,10 @@ int cli_ints(const char *command, const char *option, const char *text, int min,
 int cli_choice(const char *command, const char *option, const char *text,
                const char *const *names);
 
+/* The policy of that name, MODEL where text is NULL; false: wrong. */
+bool cli_policy(const char *command, const char *option, const char *text,
+                moe_policy *out);
+
 /* Edits (insert, delete, replace a byte) between two names: for suggestions. */
 int cli_distance(const char *a, const char *b);
 

@@ -20,11 +20,19 @@ enum { MAX_RATIOS = 64, DIGITS = 6 };
 static const char *const selections[] = {"router", "oracle", "random", "frequency", NULL};
 
 typedef struct {
-    const char *model, *data, *ratio_text, *selection_text;
+    const char *model, *data, *ratio_text, *selection_text, *policy_text;
     double ratios[MAX_RATIOS];
     int n_positional, n_ratios, limit, threads, selection;
+    moe_policy policy;
     bool json;
 } arguments;
+
+/* What the experts were chosen by: controls know the counts only. */
+static const char *policy_in_force(const arguments *a, const moe_model_info *info)
+{
+    return moe_policy_name(a->selection == MOE_SELECT_ROUTER
+                               ? moe_policy_resolve(info, a->policy) : MOE_POLICY_TOPK);
+}
 
 /* ---- output ----------------------------------------------------------------- */
 
@@ -36,6 +44,7 @@ static moe_status print_json(const arguments *a, const session *s,
     json_add_string(j, "task", task_name(s->info->task));
     json_add_string(j, "data", a->data);
     json_add_string(j, "selection", selections[a->selection]);
+    json_add_string(j, "policy", policy_in_force(a, s->info));
     json_add_int(j, "examples", results[0].n);
     json *list = json_add(j, "results", json_array());
     for (int i = 0; i < a->n_ratios; i++) {
@@ -88,10 +97,10 @@ static void print_table(const arguments *a, const session *s, const evaluation *
                         double seconds)
 {
     bool regress = s->info->task == MOE_TASK_REGRESS;
-    printf("%s%s%s on %s: %d examples, experts chosen by %s, %.1f s\n\n", table_bold(),
+    printf("%s%s%s on %s: %d examples, experts chosen by %s, %s, %.1f s\n\n", table_bold(),
            a->model, table_plain(), a->data, results[0].n,
            a->selection == MOE_SELECT_ROUTER ? "the router" : selections[a->selection],
-           seconds);
+           policy_in_force(a, s->info), seconds);
     printf("%s%6s  %9s", table_dim(), "ratio", "effective");
     if (regress)
         printf("  %8s  %8s  %10s", "Pearson", "Spearman", "from dense");
@@ -141,8 +150,8 @@ static moe_status run(const arguments *a, session *s, moe_error *err)
         return status;
     double start = cli_seconds();
     progress_begin(&bar, "eval", (int64_t)x.n_rows * (a->n_ratios + 1));
-    status = evaluate(s, &x, (moe_selector)a->selection, a->ratios, a->n_ratios, &bar,
-                      results, err);
+    moe_selection how = {.selector = (moe_selector)a->selection, .policy = a->policy};
+    status = evaluate(s, &x, how, a->ratios, a->n_ratios, &bar, results, err);
     progress_end(&bar);
     if (status == MOE_OK && a->json)
         status = print_json(a, s, results, err);
@@ -161,6 +170,8 @@ static int parse(int argc, char **argv, arguments *a)
          "shares of the FFN neurons (default 1,0.5,0.25,0.125)"},
         {"--selection", OPT_STRING, &a->selection_text, 0, 0, "KIND",
          "router, oracle, random or frequency (default router)"},
+        {"--policy", OPT_STRING, &a->policy_text, 0, 0, "NAME",
+         "topk or threshold (default: the model's own)"},
         {"--limit", OPT_INT, &a->limit, 1, INT32_MAX, "N", "use the first N rows only"},
         {"--threads", OPT_INT, &a->threads, 0, 1024, "N",
          "compute threads (default: all that this process may use)"},
@@ -178,7 +189,12 @@ static int parse(int argc, char **argv, arguments *a)
     if (!a->n_ratios)
         return EXIT_USAGE;
     a->selection = cli_choice("eval", "--selection", a->selection_text, selections);
-    return a->selection >= 0 ? -1 : EXIT_USAGE;
+    if (a->selection < 0 || !cli_policy("eval", "--policy", a->policy_text, &a->policy))
+        return EXIT_USAGE;
+    if (a->policy == MOE_POLICY_THRESHOLD && a->selection != MOE_SELECT_ROUTER)
+        return cli_usage("eval: --policy threshold: expected --selection router, whose scores "
+                         "the thresholds are for");
+    return -1;
 }
 
 int cmd_eval(int argc, char **argv)
@@ -192,6 +208,8 @@ int cmd_eval(int argc, char **argv)
     if (session_open(&s, a.model, a.threads, &err) != MOE_OK)
         return cli_failed(&err);
     moe_status status = check_model(&a, s.info, &err);
+    if (status == MOE_OK)
+        status = session_check_policy(&s, a.policy, &err);
     if (status == MOE_OK)
         status = run(&a, &s, &err);
     session_close(&s);

@@ -14,7 +14,8 @@
 
 static const char usage[] =
     "moefy inspect MODEL [--json]\n"
-    "Shows a model's facts: shape, labels, experts, ratio table, router, provenance, files.";
+    "Shows a model's facts: shape, labels, experts, router, policy, provenance, files and\n"
+    "ratio table.";
 
 enum { MAX_FILES = 256, BAR_WIDTH = 48, DIGITS = 9 };
 
@@ -96,6 +97,11 @@ static void add_ratio_table(json *j, const moe_model_info *info)
         json *experts = json_add(row, "experts", json_array());
         for (int l = 0; l < info->n_layers; l++)
             json_add_int(experts, NULL, info->ratio_rows[i].experts[l]);
+        if (!info->has_thresholds)
+            continue;
+        json *thresholds = json_add(row, "thresholds", json_array());
+        for (int l = 0; l < info->n_layers; l++)
+            json_add_number(thresholds, NULL, (double)info->ratio_rows[i].thresholds[l], DIGITS);
     }
 }
 
@@ -108,6 +114,7 @@ static moe_status print_json(const moe_model *m, const file_list *files, moe_err
     if (info->moefied) {
         json_add_string(j, "split", info->split);
         json_add_string(j, "router", info->router);
+        json_add_string(j, "policy", moe_policy_name(info->policy));
         add_ratio_table(j, info);
         json_add(j, "moefication",
                  json_parse_text(info->moefication_json, strlen(info->moefication_json)));
@@ -228,6 +235,10 @@ static void print_human(const moe_model *m, const file_list *files)
         print_field("experts");
         printf("%d of %d neurons in each layer; split by %s, router %s\n", info->n_experts,
                info->expert_size, info->split, info->router);
+        print_field("policy");
+        printf("%s%s\n", moe_policy_name(info->policy),
+               info->policy == MOE_POLICY_TOPK && info->has_thresholds ? ", or threshold where "
+               "asked for" : "");
         print_provenance(info);
     }
     print_files(files);

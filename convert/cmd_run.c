@@ -22,8 +22,8 @@ static const char usage[] =
 enum { BATCH_TOKENS = 4096, BATCH_ROWS = 1024, FLOAT_DIGITS = 9, BAR_WIDTH = 20 };
 
 typedef struct {
-    const char *input, *ratio_text, *positional[3];
-    double ratio;
+    const char *input, *ratio_text, *policy_text, *positional[3];
+    moe_selection selection;
     int n_positional, threads;
     bool json;
 } arguments;
@@ -72,6 +72,11 @@ static const float *rank(const session *s, const batch *b, int i, ranking *r)
     return logits;
 }
 
+static moe_policy policy_of(const session *s, const batch *b, int i)
+{
+    return moe_policy_resolve(s->info, b->selection[i].policy);
+}
+
 static void add_answer(json *j, const session *s, const batch *b, int i, ranking *r)
 {
     const float *logits = rank(s, b, i, r);
@@ -93,6 +98,7 @@ static void add_answer(json *j, const session *s, const batch *b, int i, ranking
         json_add_number(score, "logit", logits[label], FLOAT_DIGITS);
     }
     json_add_number(j, "ratio", b->selection[i].ratio, FLOAT_DIGITS);
+    json_add_string(j, "policy", moe_policy_name(policy_of(s, b, i)));
     json_add_number(j, "effective_ratio", b->effective_ratio[i], FLOAT_DIGITS);
 }
 
@@ -119,9 +125,11 @@ static void print_answer(const session *s, const batch *b, ranking *r, double se
                    table_plain());
     }
     double effective = b->effective_ratio[0];
-    printf("\nratio %g: %.1f%% of the FFN neurons computed (%.0f of %d a token and layer), "
-           "%d tokens, %.1f ms, %d thread%s, %s\n", b->selection[0].ratio, 100 * effective,
-           effective * s->info->d_ff, s->info->d_ff, b->n_tokens, 1000 * seconds,
+    printf("\nratio %g%s: %.1f%% of the FFN neurons computed (%.0f of %d a token and layer), "
+           "%d tokens, %.1f ms, %d thread%s, %s\n", b->selection[0].ratio,
+           policy_of(s, b, 0) == MOE_POLICY_THRESHOLD ? " by threshold" : "",
+           100 * effective, effective * s->info->d_ff, s->info->d_ff, b->n_tokens,
+           1000 * seconds,
            moe_pool_threads(s->pool), moe_pool_threads(s->pool) == 1 ? "" : "s",
            moe_engine_isa(s->engine));
     if (!s->info->moefied)
@@ -129,14 +137,14 @@ static void print_answer(const session *s, const batch *b, ranking *r, double se
                s->info->dir);
 }
 
-static moe_status add_row(batch *b, const session *s, const dataset_row *row, double ratio,
-                          moe_error *err)
+static moe_status add_row(batch *b, const session *s, const dataset_row *row,
+                          moe_selection selection, moe_error *err)
 {
     moe_tokens t;
     moe_status status = row_tokenize(s->in_use, row, false, &t, err);
     if (status != MOE_OK)
         return status;
-    status = batch_add(b, t.ids, t.types, t.n, (moe_selection){.ratio = ratio}, err);
+    status = batch_add(b, t.ids, t.types, t.n, selection, err);
     moe_tokens_free(&t);
     return status;
 }
@@ -147,7 +155,7 @@ static moe_status run_text(const arguments *a, session *s, batch *b, ranking *r,
     const char *text = a->positional[1], *pair = a->n_positional > 2 ? a->positional[2] : NULL;
     dataset_row row = {.text = text, .text_bytes = strlen(text), .pair = pair,
                        .pair_bytes = pair ? strlen(pair) : 0};
-    moe_status status = add_row(b, s, &row, a->ratio, err);
+    moe_status status = add_row(b, s, &row, a->selection, err);
     double start = cli_seconds();
     if (status == MOE_OK)
         status = batch_run(b, s, false, err);
@@ -190,7 +198,7 @@ static moe_status run_stream(const arguments *a, session *s, batch *b, ranking *
         read = jsonl_next(&lines, &row, &later);
         bool more = read == MOE_OK && row.text;
         if (more)
-            status = add_row(b, s, &row, a->ratio, err);
+            status = add_row(b, s, &row, a->selection, err);
         jsonl_row_free(&row);
         bool full = b->n_tokens >= BATCH_TOKENS || b->n_seqs >= BATCH_ROWS;
         if (status == MOE_OK && (!more || full || !lines_ready(&lines)))
@@ -212,6 +220,8 @@ static int parse(int argc, char **argv, arguments *a)
     const cli_option options[] = {
         {"--ratio", OPT_STRING, &a->ratio_text, 0, 0, "R",
          "share of the FFN neurons, over 0 and at most 1 (default 1: dense)"},
+        {"--policy", OPT_STRING, &a->policy_text, 0, 0, "NAME",
+         "topk or threshold (default: the model's own)"},
         {"--input", OPT_STRING, &a->input, 0, 0, "FILE", "JSONL rows instead of a text"},
         {"--threads", OPT_INT, &a->threads, 0, 1024, "N",
          "compute threads (default: all that this process may use)"},
@@ -225,7 +235,9 @@ static int parse(int argc, char **argv, arguments *a)
         return cli_usage("run: needs the directory of a model");
     if (!a->input == (a->n_positional == 1))
         return cli_usage("run: needs either a text or --input FILE");
-    return cli_ratios("run", "--ratio", a->ratio_text, 1, &a->ratio) ? -1 : EXIT_USAGE;
+    bool read = cli_ratios("run", "--ratio", a->ratio_text, 1, &a->selection.ratio) &&
+                cli_policy("run", "--policy", a->policy_text, &a->selection.policy);
+    return read ? -1 : EXIT_USAGE;
 }
 
 int cmd_run(int argc, char **argv)
@@ -240,9 +252,11 @@ int cmd_run(int argc, char **argv)
         return code;
     if (session_open(&s, a.positional[0], a.threads, &err) != MOE_OK)
         return cli_failed(&err);
-    if (!s.info->moefied && a.ratio < 1)
+    if (!s.info->moefied && a.selection.ratio < 1)
         fprintf(stderr, "moefy: note: %s is not MoEfied and runs dense\n", s.info->dir);
-    moe_status status = ranking_create(&r, s.info->n_labels, &err);
+    moe_status status = session_check_policy(&s, a.selection.policy, &err);
+    if (status == MOE_OK)
+        status = ranking_create(&r, s.info->n_labels, &err);
     if (status == MOE_OK) {
         status = (a.input ? run_stream : run_text)(&a, &s, &b, &r, &err);
         ranking_free(&r);

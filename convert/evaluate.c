@@ -245,7 +245,7 @@ static moe_status measure(const session *s, const examples *x, double ratio, con
     return MOE_OK;
 }
 
-moe_status evaluate(session *s, const examples *x, moe_selector selector,
+moe_status evaluate(session *s, const examples *x, moe_selection how,
                     const double *ratios, int n, progress *bar, evaluation *results,
                     moe_error *err)
 {
@@ -257,9 +257,9 @@ moe_status evaluate(session *s, const examples *x, moe_selector selector,
         : moe_fail(err, MOE_E_MEMORY, "out of memory for %d rows", x->n_rows);
     for (int i = 0; status == MOE_OK && i < n; i++) {
         bool is_dense = ratios[i] == 1;
+        how.ratio = ratios[i];
         if (!is_dense)
-            status = run_pass(s, x, (moe_selection){ratios[i], selector}, bar,
-                              (int64_t)x->n_rows * (i + 1), &sparse, err);
+            status = run_pass(s, x, how, bar, (int64_t)x->n_rows * (i + 1), &sparse, err);
         if (status == MOE_OK)
             status = measure(s, x, ratios[i], is_dense ? &dense : &sparse, dense.logits,
                              &results[i], err);

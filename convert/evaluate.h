@@ -29,10 +29,10 @@ typedef struct {
     double pearson, spearman, mean_abs_difference; /* regression */
 } evaluation;
 
-/* Runs the model at n ratios; every result is compared with the same model run
- * dense. results [n]: out. bar: begun and ended by the caller, counts
- * n_rows * (n + 1). */
-moe_status evaluate(session *s, const examples *x, moe_selector selector,
+/* Runs the model at n ratios with the selector and policy of `how`; every result is
+ * compared with the same model run dense. results [n]: out. bar: begun and ended by
+ * the caller, counts n_rows * (n + 1). */
+moe_status evaluate(session *s, const examples *x, moe_selection how,
                     const double *ratios, int n, progress *bar, evaluation *results,
                     moe_error *err);
 

@@ -43,6 +43,14 @@ void session_close(session *s)
     *s = (session){0};
 }
 
+moe_status session_check_policy(const session *s, moe_policy p, moe_error *err)
+{
+    if (p != MOE_POLICY_THRESHOLD || s->info->has_thresholds)
+        return MOE_OK;
+    return moe_fail(err, MOE_E_ARGUMENT, "%s: has no thresholds: expected --policy topk",
+                    s->info->dir);
+}
+
 moe_status row_tokenize(const moe_model *m, const dataset_row *row, bool want_offsets,
                         moe_tokens *out, moe_error *err)
 {

@@ -20,6 +20,9 @@ moe_status session_open(session *s, const char *dir, int n_threads, moe_error *e
 moe_status session_open_on(session *s, const moe_model *m, int n_threads, moe_error *err);
 void session_close(session *s);
 
+/* Whether the model in use can follow p; if not, MOE_E_ARGUMENT says why. */
+moe_status session_check_policy(const session *s, moe_policy p, moe_error *err);
+
 /* A row's tokens, cut to the model's limit by the longest first; moe_tokens_free. */
 moe_status row_tokenize(const moe_model *m, const dataset_row *row, bool want_offsets,
                         moe_tokens *out, moe_error *err);

@@ -73,6 +73,77 @@ static void what_a_ratio_costs_is_measured(void **state)
     command_free(&r);
 }
 
+/* The JSON of eval on scratch/some.jsonl with further options. */
+static cJSON *eval_some(const char *model, const char *options)
+{
+    return one_object(MOEFY("eval %s --data %s/some.jsonl --json %s", model, scratch, options));
+}
+
+static double effective(const cJSON *j)
+{
+    return number(list(j, "results", 1)->child, "effective_ratio");
+}
+
+static void a_policy_is_the_models_own_or_as_told(void **state)
+{
+    (void)state;
+    write_file("some.jsonl", "{\"text\":\"abc\"}\n{\"text\":\"the fox\",\"text_pair\":\"x\"}\n");
+    cJSON *own = eval_some(tiny_dynamic, "--ratio 0.5");
+    cJSON *threshold = eval_some(tiny_dynamic, "--ratio 0.5 --policy threshold");
+    cJSON *topk = eval_some(tiny_dynamic, "--ratio 0.5 --policy topk");
+    cJSON *plain = eval_some(tiny_moe, "--ratio 0.5");
+    cJSON *control = eval_some(tiny_dynamic, "--ratio 0.5 --selection oracle");
+    assert_string_equal(text(own, "policy"), "threshold");
+    assert_string_equal(text(threshold, "policy"), "threshold");
+    assert_string_equal(text(topk, "policy"), "topk");
+    assert_string_equal(text(plain, "policy"), "topk");
+    assert_string_equal(text(control, "policy"), "topk");
+    assert_true(effective(own) == effective(threshold));
+    assert_true(effective(own) != effective(topk));
+    assert_true(effective(plain) == effective(topk));
+    cJSON *const all[] = {own, threshold, topk, plain, control};
+    for (int i = 0; i < 5; i++)
+        cJSON_Delete(all[i]);
+    command_result r = MOEFY("eval %s --data %s/some.jsonl --ratio 0.5", tiny_dynamic, scratch);
+    assert_done(&r);
+    assert_non_null(strstr(r.out, "experts chosen by the router, threshold, "));
+    command_free(&r);
+}
+
+static void run_follows_a_policy_too(void **state)
+{
+    (void)state;
+    cJSON *topk = one_object(MOEFY("run %s --ratio 0.5 --policy topk --json abc", tiny_dynamic));
+    cJSON *plain = one_object(MOEFY("run %s --ratio 0.5 --json abc", tiny_moe));
+    cJSON *own = one_object(MOEFY("run %s --ratio 0.5 --json abc", tiny_dynamic));
+    assert_true(cJSON_Compare(topk, plain, true));
+    assert_string_equal(text(topk, "policy"), "topk");
+    assert_string_equal(text(own, "policy"), "threshold");
+    assert_true(number(own, "effective_ratio") != number(topk, "effective_ratio"));
+    cJSON_Delete(topk);
+    cJSON_Delete(plain);
+    cJSON_Delete(own);
+    command_result r = MOEFY("run %s --ratio 0.5 --policy=threshold abc", tiny_dynamic);
+    assert_done(&r);
+    assert_non_null(strstr(r.out, "ratio 0.5 by threshold: "));
+    command_free(&r);
+}
+
+static void a_policy_that_cannot_be_followed_is_told(void **state)
+{
+    (void)state;
+    write_file("some.jsonl", "{\"text\":\"abc\"}\n");
+    assert_fails(MOEFY("eval %s --data %s/some.jsonl --policy threshold", tiny_moe, scratch), 1,
+                 "tiny-moe: has no thresholds: expected --policy topk");
+    assert_fails(MOEFY("run %s --policy threshold abc", tiny_moe), 1, "has no thresholds");
+    assert_fails(MOEFY("run " MODEL " --policy threshold abc"), 1, "has no thresholds");
+    assert_fails(MOEFY("eval %s --data x --policy best", tiny_dynamic), 2,
+                 "--policy is 'best', expected one of: topk, threshold");
+    assert_fails(MOEFY("run %s --policy model abc", tiny_dynamic), 2, "--policy is 'model'");
+    assert_fails(MOEFY("eval %s --data x --policy threshold --selection random", tiny_dynamic),
+                 2, "--policy threshold: expected --selection router");
+}
+
 static void text_without_labels_still_gives_fidelity(void **state)
 {
     (void)state;
@@ -172,7 +243,9 @@ static void inspect_tells_what_a_model_is(void **state)
     assert_string_equal(text(j, "router"), "mlp");
     list(j, "labels", 3);
     list(j, "layers", 2);
+    assert_string_equal(text(j, "policy"), "topk");
     const cJSON *row = list(j, "ratio_table", 3)->child->next;
+    assert_null(cJSON_GetObjectItem(row, "thresholds"));
     assert_true(number(row, "ratio") == 0.5);
     assert_true(list(row, "experts", 2)->child->next->valueint == 2);
     assert_true(number(cJSON_GetObjectItem(j, "moefication"), "format_version") == 1);
@@ -180,8 +253,19 @@ static void inspect_tells_what_a_model_is(void **state)
     assert_string_equal(text(file, "name"), "config.json");
     assert_true(number(file, "bytes") > 100);
     cJSON_Delete(j);
-    command_result r = MOEFY("inspect %s", tiny_moe);
+    j = one_object(MOEFY("inspect %s --json", tiny_dynamic));
+    assert_string_equal(text(j, "policy"), "threshold");
+    row = list(j, "ratio_table", 3)->child->next;
+    assert_float_equal(list(row, "thresholds", 2)->child->valuedouble, 0.1, 1e-7);
+    assert_true(list(row, "thresholds", 2)->child->next->valuedouble == 0);
+    cJSON_Delete(j);
+    command_result r = MOEFY("inspect %s", tiny_dynamic);
     assert_done(&r);
+    assert_non_null(strstr(r.out, "  policy      threshold\n"));
+    command_free(&r);
+    r = MOEFY("inspect %s", tiny_moe);
+    assert_done(&r);
+    assert_non_null(strstr(r.out, "  policy      topk\n"));
     assert_non_null(strstr(r.out, "3 of 32 neurons in each layer; split by random, router mlp"));
     assert_non_null(strstr(r.out, "     0.5     1    2    1.50"));
     command_free(&r);
@@ -241,6 +325,9 @@ int main(void)
         cmocka_unit_test(dense_accuracy_is_the_cards),
         cmocka_unit_test(the_order_of_rows_does_not_matter),
         cmocka_unit_test(what_a_ratio_costs_is_measured),
+        cmocka_unit_test(a_policy_is_the_models_own_or_as_told),
+        cmocka_unit_test(run_follows_a_policy_too),
+        cmocka_unit_test(a_policy_that_cannot_be_followed_is_told),
         cmocka_unit_test(text_without_labels_still_gives_fidelity),
         cmocka_unit_test(wrong_labels_are_told_with_their_line),
         cmocka_unit_test(eval_says_what_a_model_cannot_do),

@@ -28,7 +28,8 @@
 #define MOEFY(...) command_run("moefy", "\"$P\" " __VA_ARGS__)
 #define SHELL(...) command_run("moefy", __VA_ARGS__)
 
-static char scratch[4096], tiny[4200], tiny_moe[4200]; /* directories */
+/* Directories; tiny_dynamic has thresholds and follows them unless told. */
+static char scratch[4096], tiny[4200], tiny_moe[4200], tiny_dynamic[4200];
 
 /* Makes the tiny models. */
 static inline void moefy_set_up(void)
@@ -36,8 +37,10 @@ static inline void moefy_set_up(void)
     snprintf(scratch, sizeof scratch, "%s", getenv("MOE_TMP"));
     snprintf(tiny, sizeof tiny, "%s/tiny", scratch);
     snprintf(tiny_moe, sizeof tiny_moe, "%s/tiny-moe", scratch);
+    snprintf(tiny_dynamic, sizeof tiny_dynamic, "%s/tiny-dynamic", scratch);
     tiny_model_write(tiny, 5);
     tiny_moefied_write(tiny_moe, 5);
+    tiny_moefied_write_as(tiny_dynamic, 5, TINY_THRESHOLDS("threshold"));
 }
 
 /* A file of scratch. */
