@@ -127,7 +127,8 @@ static moe_batch assemble(batcher *b, int n)
         const moe_tokens *t = &b->batch[i]->tokens;
         memcpy(b->ids + at, t->ids, (size_t)t->n * sizeof *b->ids);
         memcpy(b->types + at, t->types, (size_t)t->n * sizeof *b->types);
-        b->selection[i] = (moe_selection){.ratio = b->batch[i]->owner->ratio};
+        const job *j = b->batch[i]->owner;
+        b->selection[i] = (moe_selection){.ratio = j->ratio, .policy = j->policy};
         b->cu_seqlens[i + 1] = at += t->n;
     }
     return (moe_batch){

@@ -39,6 +39,14 @@ static bool choose_ratio(server *s, const http_exchange *x, request_state *r, pr
     return true;
 }
 
+static bool check_policy(const request_state *r, problem *p)
+{
+    if (r->body.policy != MOE_POLICY_THRESHOLD || r->model->info->has_thresholds)
+        return true;
+    return problem_set(p, 422, "invalid_value", "policy: model '%.64s' has no thresholds, "
+                       "expected 'topk'", r->model->name);
+}
+
 static bool choose_model(server *s, request_state *r, problem *p)
 {
     served_model *m = models_find(&s->models, r->body.model);
@@ -137,6 +145,7 @@ static bool prepare(server *s, http_exchange *x, request_state *r, problem *p)
         return refuse_full(s, x, r, p);
     int64_t timeout_ns = (int64_t)s->config->request_timeout_ms * 1000000;
     r->job->ratio = r->ratio;
+    r->job->policy = r->body.policy;
     r->job->n_tokens = r->n_tokens;
     r->job->deadline_ns = timeout_ns ? clock_ns() + timeout_ns : 0;
     r->job->socket = http_socket(x);
@@ -150,7 +159,8 @@ static bool admit(server *s, http_exchange *x, request_state *r, problem *p)
 {
     if (http_draining(s->http))
         return problem_set(p, 503, "draining", "the server is stopping");
-    if (!parse_body(s, x, r, p) || !choose_model(s, r, p) || !choose_ratio(s, x, r, p))
+    if (!parse_body(s, x, r, p) || !choose_model(s, r, p) || !choose_ratio(s, x, r, p) ||
+        !check_policy(r, p))
         return false;
     if (!queue_reserve(&r->model->line, r->body.n_inputs, 0))
         return refuse_full(s, x, r, p);
@@ -231,6 +241,19 @@ static void write_timing(buffer *b, const request_state *r, int64_t total_ns)
     jw_close(b, '}');
 }
 
+/* The policy stands there where it is of interest: asked for, or not topk. */
+static void write_ratio(buffer *b, const request_state *r)
+{
+    moe_policy policy = moe_policy_resolve(r->model->info, r->body.policy);
+    jw_key(b, "ratio");
+    jw_open(b, '{');
+    jw_pair_number(b, "requested", r->requested_ratio, RATIO_DIGITS);
+    jw_pair_number(b, "effective", r->ratio, RATIO_DIGITS);
+    if (r->body.policy != MOE_POLICY_MODEL || policy != MOE_POLICY_TOPK)
+        jw_pair_string(b, "policy", moe_policy_name(policy));
+    jw_close(b, '}');
+}
+
 static void write_classify(buffer *b, const request_state *r, int64_t total_ns, float *scores,
                            scored *ranked)
 {
@@ -244,11 +267,7 @@ static void write_classify(buffer *b, const request_state *r, int64_t total_ns, 
         write_result(b, r, ranked);
     }
     jw_close(b, ']');
-    jw_key(b, "ratio");
-    jw_open(b, '{');
-    jw_pair_number(b, "requested", r->requested_ratio, RATIO_DIGITS);
-    jw_pair_number(b, "effective", r->ratio, RATIO_DIGITS);
-    jw_close(b, '}');
+    write_ratio(b, r);
     jw_key(b, "usage");
     jw_open(b, '{');
     jw_pair_int(b, "tokens", r->n_tokens);

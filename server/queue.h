@@ -42,6 +42,7 @@ typedef struct sequence {
 struct job {
     int n_sequences, n_labels, n_tokens;
     double ratio;            /* in force for all sequences */
+    moe_policy policy;       /* asked for, for all of them */
     int64_t arrived_ns, deadline_ns; /* deadline 0: none */
     int socket;              /* the peer's, to see whether it left; -1: none */
     void (*done)(void *ctx); /* batcher's thread: ownership moves, job untouched after */

@@ -197,6 +197,15 @@ static bool set_model(inference_request *r, const jnode *v, problem *p)
     return true;
 }
 
+static bool set_policy(inference_request *r, const jnode *v, problem *p)
+{
+    if (!is_name(v))
+        return wrong(p, "policy", "'topk' or 'threshold'", v);
+    return moe_policy_find(jnode_string(v), &r->policy) ||
+           problem_set(p, 422, "invalid_value", "policy: expected 'topk' or 'threshold', found "
+                       "'%.40s'", jnode_string(v));
+}
+
 static bool set_direction(inference_request *r, const jnode *v, problem *p)
 {
     if (!is_name(v))
@@ -209,10 +218,11 @@ static bool set_direction(inference_request *r, const jnode *v, problem *p)
                        "truncation_direction: expected 'right' or 'left', found '%.40s'", s);
 }
 
-enum { KEY_INPUTS, KEY_MODEL, KEY_RATIO, KEY_TOP_K, KEY_TRUNCATE, KEY_DIRECTION, KEY_RAW,
-       N_KEYS };
+enum { KEY_INPUTS, KEY_MODEL, KEY_RATIO, KEY_POLICY, KEY_TOP_K, KEY_TRUNCATE, KEY_DIRECTION,
+       KEY_RAW, N_KEYS };
 static const char *const key_names[N_KEYS] = {
-    "inputs", "model", "ratio", "top_k", "truncate", "truncation_direction", "raw_scores",
+    "inputs", "model", "ratio", "policy", "top_k", "truncate", "truncation_direction",
+    "raw_scores",
 };
 enum { CLASSIFY_KEYS = KEY_TRUNCATE + 1 };
 
@@ -224,6 +234,7 @@ static bool set_key(inference_request *r, int key, const jnode *v, bool predict,
                                     : classify_inputs(r, v, limits, p);
     case KEY_MODEL: return set_model(r, v, p);
     case KEY_RATIO: return set_ratio(r, v, p);
+    case KEY_POLICY: return set_policy(r, v, p);
     case KEY_TOP_K: return set_top_k(r, v, p);
     case KEY_TRUNCATE: return set_bool("truncate", &r->truncate, v, p);
     case KEY_DIRECTION: return set_direction(r, v, p);
@@ -239,7 +250,8 @@ static bool read_member(inference_request *r, const jnode *m, bool predict, unsi
         key++;
     if (key == n_keys)
         return predict || problem_set(p, 422, "unknown_key", "unknown key '%.60s', expected "
-                                      "inputs, model, ratio, top_k or truncate", jnode_key(m));
+                                      "inputs, model, ratio, policy, top_k or truncate",
+                                      jnode_key(m));
     if (*seen & 1u << key)
         return problem_set(p, 422, "duplicate_key", "'%s' comes twice", key_names[key]);
     *seen |= 1u << key;

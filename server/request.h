@@ -5,6 +5,7 @@
 #ifndef SERVER_REQUEST_H
 #define SERVER_REQUEST_H
 
+#include "engine/moe.h"
 #include "server/json.h"
 
 typedef struct {
@@ -27,6 +28,7 @@ typedef struct {
     const char *model;  /* NULL: the default */
     bool has_ratio;
     double ratio;       /* in (0, 1], if has_ratio */
+    moe_policy policy;  /* MODEL: not told */
     int top_k;          /* 0: all labels */
     bool truncate;      /* true unless told */
     bool truncate_left; /* keep the end of the text (/predict) */

@@ -6,7 +6,7 @@
 #include "server/json_out.h"
 #include "server/server.h"
 
-enum { DIGITS = 6 };
+enum { DIGITS = 6, THRESHOLD_DIGITS = 9 };
 
 static const char *task_name(moe_task task)
 {
@@ -21,6 +21,7 @@ static void write_brief(buffer *b, const served_model *m)
     jw_pair_string(b, "name", m->name);
     jw_pair_string(b, "task", task_name(m->info->task));
     jw_pair_bool(b, "moefied", m->info->moefied);
+    jw_pair_string(b, "policy", m->info->moefied ? moe_policy_name(m->info->policy) : "");
     jw_key(b, "labels");
     jw_open(b, '[');
     for (int i = 0; i < m->info->n_labels; i++)
@@ -46,6 +47,15 @@ void handle_models(server *s, http_exchange *x, request_state *r)
     answer_json(s, x, 200, &b);
 }
 
+static void write_thresholds(buffer *b, const moe_model_info *info, int row)
+{
+    jw_key(b, "thresholds");
+    jw_open(b, '[');
+    for (int l = 0; l < info->n_layers; l++)
+        jw_number(b, (double)info->ratio_rows[row].thresholds[l], THRESHOLD_DIGITS);
+    jw_close(b, ']');
+}
+
 static void write_ratio_table(buffer *b, const moe_model_info *info)
 {
     jw_key(b, "ratios");
@@ -58,6 +68,8 @@ static void write_ratio_table(buffer *b, const moe_model_info *info)
         for (int l = 0; l < info->n_layers; l++)
             jw_int(b, info->ratio_rows[i].experts[l]);
         jw_close(b, ']');
+        if (info->has_thresholds)
+            write_thresholds(b, info, i);
         jw_close(b, '}');
     }
     jw_close(b, ']');

@@ -147,6 +147,8 @@ static void models_are_listed_and_described(void **state)
     assert_string_equal(string_at(&a, "default"), "moe");
     assert_string_equal(string_at(&a, "models.1.name"), "plain");
     assert_true(cJSON_IsFalse(at(&a, "models.1.moefied")));
+    assert_string_equal(string_at(&a, "models.0.policy"), "topk");
+    assert_string_equal(string_at(&a, "models.1.policy"), "");
     answer_free(&a);
     a = get(&tiny, "/v1/models/moe");
     expect_status(&a, 200, "moe");

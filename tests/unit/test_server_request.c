@@ -69,12 +69,28 @@ static void null_counts_as_absent(void **state)
     problem p;
     (void)state;
     assert_true(classify("{\"inputs\":\"a\",\"ratio\":null,\"model\":null,\"top_k\":null,"
-                         "\"truncate\":null}", &r, &p));
+                         "\"truncate\":null,\"policy\":null}", &r, &p));
+    assert_int_equal(r.policy, MOE_POLICY_MODEL);
     assert_false(r.has_ratio);
     assert_null(r.model);
     assert_true(r.truncate);
     request_free(&r);
     assert_false(classify("{\"inputs\":null}", &r, &p));
+    assert_int_equal(p.status, 422);
+}
+
+static void a_policy_is_read_by_name(void **state)
+{
+    inference_request r;
+    problem p;
+    (void)state;
+    assert_true(classify("{\"inputs\":\"a\",\"policy\":\"threshold\"}", &r, &p));
+    assert_int_equal(r.policy, MOE_POLICY_THRESHOLD);
+    request_free(&r);
+    assert_true(predict("{\"inputs\":\"a\",\"policy\":\"topk\"}", &r, &p));
+    assert_int_equal(r.policy, MOE_POLICY_TOPK);
+    request_free(&r);
+    assert_false(predict("{\"inputs\":\"a\",\"policy\":\"best\"}", &r, &p));
     assert_int_equal(p.status, 422);
 }
 
@@ -127,6 +143,12 @@ static void each_wrong_value_is_named(void **state)
         {"{\"inputs\":\"a\",\"ratio\":0.5,\"ratio\":0.25}", 422, "duplicate_key", "ratio"},
         {"{\"inputs\":\"a\",\"ratoi\":0.5}", 422, "unknown_key", "ratoi"},
         {"{\"inputs\":\"a\",\"raw_scores\":true}", 422, "unknown_key", "raw_scores"},
+        {"{\"inputs\":\"a\",\"policy\":\"best\"}", 422, "invalid_value",
+         "policy: expected 'topk' or 'threshold', found 'best'"},
+        {"{\"inputs\":\"a\",\"policy\":\"model\"}", 422, "invalid_value", "found 'model'"},
+        {"{\"inputs\":\"a\",\"policy\":1}", 422, "invalid_value", "policy: expected 'topk' or"},
+        {"{\"inputs\":\"a\",\"policy\":\"topk\\u0000\"}", 422, "invalid_value", "policy"},
+        {"{\"inputs\":\"a\",\"policy\":\"topk\",\"policy\":\"topk\"}", 422, "duplicate_key", "policy"},
         {"{\"inputs\":\"a\",\"top_k\":0}", 422, "invalid_value", "top_k"},
         {"{\"inputs\":\"a\",\"top_k\":1.5}", 422, "invalid_value", "top_k"},
         {"{\"inputs\":\"a\",\"top_k\":1e99}", 422, "invalid_value", "top_k"},
@@ -180,6 +202,7 @@ int main(void)
         cmocka_unit_test(classify_takes_a_text_an_object_or_a_list),
         cmocka_unit_test(a_nul_belongs_to_a_text_but_to_no_name),
         cmocka_unit_test(null_counts_as_absent),
+        cmocka_unit_test(a_policy_is_read_by_name),
         cmocka_unit_test(predict_tells_pairs_from_batches),
         cmocka_unit_test(each_wrong_value_is_named),
         cmocka_unit_test(a_list_far_over_the_limit_is_refused_before_it_is_built),
