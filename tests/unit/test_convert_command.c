@@ -83,10 +83,10 @@ static void wrong_arguments_are_usage_errors_that_say_what_is_allowed(void **sta
     expect("convert source --calibrate text.tsv", 2, "needs -o OUT");
     expect("convert source -o out", 2, "needs --calibrate FILE");
 #define WITH "convert source -o out --calibrate text.tsv "
-    expect(WITH "--split em", 2,
-           "--split is 'em', expected coactivation, clustering or random");
-    expect(WITH "--router norm", 2,
-           "--router is 'norm', expected mlp, similarity or random");
+    expect(WITH "--split ema", 2,
+           "--split is 'ema', expected em, coactivation, clustering or random");
+    expect(WITH "--router norms", 2,
+           "--router is 'norms', expected norm, mlp, similarity, avgk or random");
     expect(WITH "--dtype bf16", 2, "--dtype is 'bf16', expected f32");
     expect(WITH "--expert-size 64", 2, "--expert-size is 64, expected 32");
     expect(WITH "--max-tokens 0", 2, "--max-tokens");
