@@ -206,7 +206,7 @@ static void a_singular_gram_gives_a_sound_answer(void **state)
     draw(x, y, N, D, M);
     /* Fewer rows than columns: it fits them, by no more than it takes. */
     solve_with(x, y, 10, D, M, 1, 10, 0, a, c, &used);
-    assert_true(used > 0 && used <= 1e-5);
+    assert_true(used > 0 && used <= 1e-4);
     assert_true(worst(x, y, 10, D, M, a, c) < 0.05);
     /* A column twice, a constant one, one of zeros, a target that is dead. */
     for (int t = 0; t < N; t++) {
@@ -218,7 +218,7 @@ static void a_singular_gram_gives_a_sound_answer(void **state)
         y[t * M + 2] = -4;
     }
     solve_with(x, y, N, D, M, 1, N, 0, a, c, &used);
-    assert_true(used > 0 && used <= 1e-5);
+    assert_true(used > 0 && used <= 1e-4);
     assert_true(worst(x, y, N, D, M, a, c) < 0.01);
     assert_true(fabsf(a[3] - 1) < 0.01f && fabsf(a[4] - 1) < 0.01f);
     for (int i = 0; i < D; i++)
@@ -227,6 +227,30 @@ static void a_singular_gram_gives_a_sound_answer(void **state)
     /* A lambda that suffices stays. */
     solve_with(x, y, N, D, M, 1, N, 1e-3, a, c, &used);
     assert_true(used == 1e-3);
+}
+
+/* A column that is the sum of two others up to fp32 rounding leaves a pivot of noise,
+ * as often above zero as below: weights must not be made of it. */
+static void noise_is_not_taken_for_information(void **state)
+{
+    (void)state;
+    enum { D = 6, N = 300 };
+    static float x[N * D], y[N], a[D], c;
+    double used;
+    for (uint64_t seed = 0; seed < 20; seed++) {
+        rng r = rng_stream(seed, 1, 0);
+        for (int t = 0; t < N; t++) {
+            for (int i = 0; i < D; i++)
+                x[t * D + i] = (float)rng_normal(&r);
+            x[t * D + 4] = x[t * D + 1] + x[t * D + 2];
+            y[t] = (float)rng_normal(&r);
+        }
+        solve_with(x, y, N, D, 1, 1, N, 0, a, &c, &used);
+        assert_true(used > 0 && used <= 1e-4);
+        for (int i = 0; i < D; i++)
+            if (fabsf(a[i]) > 1)
+                fail_msg("seed %d: a[%d] %g", (int)seed, i, a[i]);
+    }
 }
 
 static void rows_that_are_all_alike_give_their_mean(void **state)
@@ -292,6 +316,7 @@ int main(void)
         cmocka_unit_test(it_agrees_with_the_normal_equations),
         cmocka_unit_test(neither_threads_nor_pieces_change_a_bit),
         cmocka_unit_test(a_singular_gram_gives_a_sound_answer),
+        cmocka_unit_test(noise_is_not_taken_for_information),
         cmocka_unit_test(rows_that_are_all_alike_give_their_mean),
         cmocka_unit_test(values_that_are_not_finite_are_an_error),
         cmocka_unit_test(strides_and_repeated_solves),
