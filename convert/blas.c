@@ -1,7 +1,11 @@
-/* blas.c: OpenBLAS behind four calls. */
+/* blas.c: OpenBLAS, its products and its LAPACK, behind six calls.
+ *
+ * LAPACK counts by columns: the lower triangle of our rows is the upper triangle of
+ * its columns, and a row of right-hand sides is one of its columns. */
 #include "convert/blas.h"
 
 #include <cblas.h>
+#include <f77blas.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -57,4 +61,19 @@ void blas_tn(int m, int n, int k, const float *a, int lda, const float *b, int l
 void blas_syrk(int n, int k, const float *a, int lda, float beta, float *c, int ldc)
 {
     cblas_ssyrk(CblasRowMajor, CblasLower, CblasTrans, n, k, 1, a, lda, beta, c, ldc);
+}
+
+bool blas_cholesky(int n, double *a, int lda)
+{
+    char upper = 'U';
+    int info = 0;
+    dpotrf_(&upper, &n, a, &lda, &info);
+    return info == 0;
+}
+
+void blas_cholesky_solve(int n, int m, const double *l, int ldl, double *b, int ldb)
+{
+    char upper = 'U';
+    int info = 0;
+    dpotrs_(&upper, &n, &m, (double *)l, &ldl, b, &ldb, &info); /* only reads l */
 }

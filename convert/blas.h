@@ -8,6 +8,8 @@
 #ifndef CONVERT_BLAS_H
 #define CONVERT_BLAS_H
 
+#include <stdbool.h>
+
 /* OpenBLAS picks its kernels by the CPU's model number and takes a model newer
  * than itself for a Pentium 4, several times slower. Where it did and the CPU has
  * AVX2 or AVX-512, starts the program again with the right kernels named in
@@ -28,5 +30,12 @@ void blas_tn(int m, int n, int k, const float *a, int lda, const float *b, int l
              float beta, float *c, int ldc);
 /* The lower triangle of C [n, n] with A [k, n]: A^T A */
 void blas_syrk(int n, int k, const float *a, int lda, float beta, float *c, int ldc);
+
+/* A = L L^T: the lower triangle of A [n, n], finite, becomes L; the upper one is
+ * neither read nor written. false: A is not positive definite, and L is of no use. */
+bool blas_cholesky(int n, double *a, int lda);
+/* Solves A x = b for each row b of B [m, n] with the L of blas_cholesky; x replaces
+ * b. */
+void blas_cholesky_solve(int n, int m, const double *l, int ldl, double *b, int ldb);
 
 #endif

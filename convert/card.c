@@ -14,9 +14,10 @@ void card_print_layers(FILE *to, const converted *c, const convert_options *opti
         any = c->layers[l].converted ? &c->layers[l] : NULL;
     const bool cut = any && !isnan(any->split.cut);
     const bool inertia = any && !isnan(any->split.inertia);
-    fprintf(to, "layer  neurons firing  never  %s%s%s  at 20%%: router  best possible\n",
+    const bool linear = any && !isnan(any->split.linear);
+    fprintf(to, "layer  neurons firing  never  %s%s%s%s  at 20%%: router  best possible\n",
             cut ? "  edge cut" : "", inertia ? "  inertia" : "",
-            trained ? "  epoch" : "");
+            linear ? "  linear at 20%" : "", trained ? "  epoch" : "");
     for (int l = 0; l < c->weights.n_layers; l++) {
         const layer_report *r = &c->layers[l];
         if (!r->converted) {
@@ -28,6 +29,8 @@ void card_print_layers(FILE *to, const converted *c, const convert_options *opti
             fprintf(to, "  %7.1f%%", 100 * r->split.cut);
         if (inertia)
             fprintf(to, "  %7.3f", r->split.inertia);
+        if (linear)
+            fprintf(to, "  %12.1f%%", 100 * r->split.linear);
         if (trained)
             fprintf(to, "  %5d", r->router.best_epoch);
         fprintf(to, "  %14.1f%%  %12.1f%%\n", 100 * r->captured, 100 * r->oracle);
@@ -51,6 +54,8 @@ void card_add_layers(json *parent, const converted *c, const convert_options *op
             json_add_number(row, "edge_cut", r->split.cut, 6);
         if (!isnan(r->split.inertia))
             json_add_number(row, "inertia", r->split.inertia, 6);
+        if (!isnan(r->split.linear))
+            json_add_number(row, "linear_at_20", r->split.linear, 6);
         if (!strcmp(options->router->name, "mlp"))
             json_add_int(row, "epoch", r->router.best_epoch);
         json_add_number(row, "mass_at_20", r->captured, 6);

@@ -19,7 +19,8 @@ enum { MAX_CALIBRATION_TOKENS = 1 << 24, FEW_TOKENS = 4096, MAX_KINDS = 16 };
 static const uint64_t max_seed = 1ULL << 53; /* exact in JSON */
 
 typedef struct {
-    const char *out, *calibrate, *split, *router, *layers, *dtype;
+    const char *out, *calibrate, *preset, *layers, *dtype;
+    const char *split, *router; /* as given, or NULL */
     int expert_size, threads, max_tokens;
     uint64_t seed;
     bool json;
@@ -29,15 +30,17 @@ typedef struct {
 
 static int parse(int argc, char **argv, arguments *a)
 {
-    *a = (arguments){.split = "coactivation", .router = "mlp", .dtype = "f32",
-                     .expert_size = MOE_EXPERT_SIZE, .max_tokens = 65536, .seed = 1};
+    *a = (arguments){.dtype = "f32", .expert_size = MOE_EXPERT_SIZE,
+                     .max_tokens = 65536, .seed = 1};
     const cli_option options[] = {
         {"-o", OPT_STRING, &a->out, 0, 0, "OUT", "directory to write"},
         {"--calibrate", OPT_STRING, &a->calibrate, 0, 0, "FILE", "calibration text"},
+        {"--preset", OPT_STRING, &a->preset, 0, 0, "NAME",
+         "paper: --split coactivation --router mlp, as MoEfication's authors do"},
         {"--split", OPT_STRING, &a->split, 0, 0, "KIND",
-         "coactivation, clustering or random (default coactivation)"},
+         "em, coactivation, clustering or random (default coactivation)"},
         {"--router", OPT_STRING, &a->router, 0, 0, "KIND",
-         "mlp, similarity or random (default mlp)"},
+         "norm, mlp, similarity, avgk or random (default mlp)"},
         {"--expert-size", OPT_INT, &a->expert_size, 1, 1 << 20, "N",
          "neurons of an expert: 32"},
         {"--layers", OPT_STRING, &a->layers, 0, 0, "LIST",
@@ -71,17 +74,37 @@ static void list_names(const char *const *names, int n, char *text, size_t size)
 static int choose(const char *option, const char *text, const char *const *names, int n)
 {
     char list[256];
-    for (int i = 0; text && i < n; i++)
+    for (int i = 0; i < n; i++)
         if (!strcmp(names[i], text))
             return i;
     list_names(names, n, list, sizeof list);
-    cli_usage("%s is '%s', expected %s", option, text ? text : "", list);
+    cli_usage("%s is '%s', expected %s", option, text, list);
+    return -1;
+}
+
+/* The names of both methods: as given, by the preset or by default. EXIT_USAGE, or
+ * -1 to go on. */
+static int name_methods(const arguments *a, const char **split, const char **router)
+{
+    const bool paper = a->preset && !strcmp(a->preset, "paper");
+    *split = a->split ? a->split : "coactivation";
+    *router = a->router ? a->router : "mlp";
+    if (a->preset && !paper)
+        return cli_usage("--preset is '%s', expected paper", a->preset);
+    if (paper && (a->split || a->router))
+        return cli_usage("--preset paper and --%s %s exclude each other: the preset is "
+                         "--split coactivation --router mlp",
+                         a->split ? "split" : "router", a->split ? a->split : a->router);
     return -1;
 }
 
 /* Finds both methods by name; EXIT_USAGE, or -1 to go on. */
 static int find_methods(const arguments *a, convert_options *o)
 {
+    const char *split_name, *router_name;
+    int code = name_methods(a, &split_name, &router_name);
+    if (code >= 0)
+        return code;
     const char *splits[MAX_KINDS], *routers[MAX_KINDS];
     int n_splits = 0, n_routers = 0;
     while (n_splits < MAX_KINDS && split_kinds[n_splits].name) {
@@ -92,8 +115,8 @@ static int find_methods(const arguments *a, convert_options *o)
         routers[n_routers] = router_kinds[n_routers].name;
         n_routers++;
     }
-    int split = choose("--split", a->split, splits, n_splits);
-    int router = split < 0 ? -1 : choose("--router", a->router, routers, n_routers);
+    int split = choose("--split", split_name, splits, n_splits);
+    int router = split < 0 ? -1 : choose("--router", router_name, routers, n_routers);
     if (router < 0)
         return EXIT_USAGE;
     o->split = &split_kinds[split];

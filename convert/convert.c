@@ -124,9 +124,9 @@ static moe_status bench_init(bench *b, const moe_ffn *f, const capture *c,
     unpack_b1(f, b->b1);
     unpack_w2(f, b->w2);
     b->l = (ffn_layer){.index = index, .d = f->d, .d_ff = f->d_ff, .n_experts = f->n_experts,
-                   .act = f->act, .w1 = b->w1, .b1 = b->b1, .n_tokens = c->n_tokens,
-                   .cu_seqlens = c->cu_seqlens, .n_seqs = c->n_seqs, .seed = o->seed,
-                   .workers = w};
+                   .act = f->act, .w1 = b->w1, .b1 = b->b1, .w2 = b->w2,
+                   .n_tokens = c->n_tokens, .cu_seqlens = c->cu_seqlens,
+                   .n_seqs = c->n_seqs, .seed = o->seed, .workers = w};
     b->in = (router_input){.l = &b->l, .neurons = b->neurons, .mass = b->mass,
                            .train = b->train, .held_out = b->held_out};
     router_hold_out(&b->l, b->train, &b->in.n_train, b->held_out, &b->in.n_held_out);

@@ -30,19 +30,55 @@ static float activate(moe_activation act, float z)
     }
 }
 
-void layer_hidden(const ffn_layer *l, const float *w1, const float *b1, const float *x,
-                  int n_rows, float *h)
+/* h [n_rows, d_ff] = x W1^T + b1 */
+static void first_linear(const ffn_layer *l, const float *w1, const float *b1,
+                         const float *x, int n_rows, float *h)
 {
     for (int t = 0; t < n_rows; t++)
         memcpy(h + (size_t)t * (size_t)l->d_ff, b1, (size_t)l->d_ff * sizeof *h);
     blas_nt(n_rows, l->d_ff, l->d, x, l->d, w1, l->d, 1, h, l->d_ff);
-    const size_t n = (size_t)n_rows * (size_t)l->d_ff;
-    /* ReLU, and GELU too, is positive just where its argument is. */
+}
+
+static void keep_positive(float *h, size_t n)
+{
     for (size_t i = 0; i < n; i++)
         h[i] = h[i] > 0 ? h[i] : 0;
+}
+
+void layer_activations(const ffn_layer *l, const float *w1, const float *b1,
+                       const float *x, int n_rows, float *h)
+{
+    const size_t n = (size_t)n_rows * (size_t)l->d_ff;
+    first_linear(l, w1, b1, x, n_rows, h);
+    if (l->act == MOE_ACT_RELU)
+        keep_positive(h, n);
+    else
+        for (size_t i = 0; i < n; i++)
+            h[i] = activate(l->act, h[i]);
+}
+
+void layer_hidden(const ffn_layer *l, const float *w1, const float *b1, const float *x,
+                  int n_rows, float *h)
+{
+    const size_t n = (size_t)n_rows * (size_t)l->d_ff;
+    first_linear(l, w1, b1, x, n_rows, h);
+    /* ReLU, and GELU too, is positive just where its argument is. */
+    keep_positive(h, n);
     if (l->act != MOE_ACT_RELU)
         for (size_t i = 0; i < n; i++)
             h[i] = h[i] > 0 ? activate(l->act, h[i]) : 0;
+}
+
+void layer_neuron_norms(const ffn_layer *l, float *norm)
+{
+    for (int n = 0; n < l->d_ff; n++) {
+        double squares = 0;
+        for (int i = 0; i < l->d; i++) {
+            const double w = l->w2[(size_t)i * (size_t)l->d_ff + (size_t)n];
+            squares += w * w;
+        }
+        norm[n] = (float)sqrt(squares);
+    }
 }
 
 typedef struct {
@@ -80,8 +116,8 @@ static void mass_task(void *ctx, int i, int worker)
 }
 
 /* Only the last expert is padded, so the real neurons lie without gaps. */
-static void permute_first_linear(const ffn_layer *l, const int32_t *neurons, float *w1,
-                                 float *b1)
+void layer_permute_first(const ffn_layer *l, const int32_t *neurons, float *w1,
+                         float *b1)
 {
     for (int i = 0; i < l->d_ff; i++) {
         const size_t n = (size_t)neurons[i], d = (size_t)l->d;
@@ -102,7 +138,7 @@ moe_status layer_expert_mass(const ffn_layer *l, const int32_t *neurons, float *
     job.fired = calloc(threads * d_ff, sizeof(int64_t));
     moe_status status = MOE_OK;
     if (job.w1 && job.b1 && job.hidden && job.fired) {
-        permute_first_linear(l, neurons, job.w1, job.b1);
+        layer_permute_first(l, neurons, job.w1, job.b1);
         workers_run(l->workers, mass_task, &job,
                     (l->n_tokens + LAYER_TASK_ROWS - 1) / LAYER_TASK_ROWS);
         for (size_t n = 0; fired && n < d_ff; n++) {

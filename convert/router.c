@@ -9,8 +9,10 @@
 #include "convert/router.h"
 
 const router_kind router_kinds[] = {
+    {"norm", router_norm},
     {"mlp", router_mlp},
     {"similarity", router_similarity},
+    {"avgk", router_avgk},
     {"random", router_random},
     {NULL, NULL},
 };

@@ -40,6 +40,12 @@ moe_status router_mlp(const router_input *in, router_rows *out, router_report *r
 /* Cosine of the token and the mean of the expert's normalised rows of W1. */
 moe_status router_similarity(const router_input *in, router_rows *out,
                              router_report *report, moe_error *err);
+/* One linear layer, fitted to the norm of each expert's output by ridge regression. */
+moe_status router_norm(const router_input *in, router_rows *out, router_report *report,
+                       moe_error *err);
+/* EMoE's: the mean input of the expert's neurons, from W1 and b1. */
+moe_status router_avgk(const router_input *in, router_rows *out, router_report *report,
+                       moe_error *err);
 /* A linear layer drawn from the seed: the control. */
 moe_status router_random(const router_input *in, router_rows *out,
                          router_report *report, moe_error *err);

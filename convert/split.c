@@ -6,6 +6,7 @@
 #include "convert/split.h"
 
 const split_kind split_kinds[] = {
+    {"em", split_em},
     {"coactivation", split_coactivation},
     {"clustering", split_clustering},
     {"random", split_random},
@@ -15,7 +16,7 @@ const split_kind split_kinds[] = {
 moe_status split_random(const ffn_layer *l, int32_t *expert, split_report *report,
                         moe_error *err)
 {
-    *report = (split_report){NAN, NAN};
+    *report = (split_report){NAN, NAN, NAN};
     int32_t *order = malloc((size_t)l->d_ff * sizeof *order);
     if (!order)
         return moe_fail(err, MOE_E_MEMORY, "no memory to permute %d neurons", l->d_ff);

@@ -9,6 +9,8 @@
 typedef struct {
     double cut;     /* coactivation: share of the graph's weight between experts */
     double inertia; /* clustering: mean squared distance of a row to its centre */
+    double linear;  /* em: share of the contributions, on its sample, of the 20% of the
+                       experts that a linear prediction picks */
 } split_report;
 
 /* expert [d_ff]: out, the expert of each neuron; every expert gets exactly
@@ -26,6 +28,11 @@ moe_status split_clustering(const ffn_layer *l, int32_t *expert, split_report *r
  * that never fire share the last experts. */
 moe_status split_coactivation(const ffn_layer *l, int32_t *expert, split_report *report,
                               moe_error *err);
+
+/* Neurons whose contributions |h_n| ||w2_n|| a linear router can tell apart. Neurons
+ * that contribute to no token of its sample share the last experts. */
+moe_status split_em(const ffn_layer *l, int32_t *expert, split_report *report,
+                    moe_error *err);
 
 typedef struct {
     const char *name;

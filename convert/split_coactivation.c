@@ -340,7 +340,8 @@ moe_status split_coactivation(const ffn_layer *l, int32_t *expert, split_report 
     if (status == MOE_OK)
         status = split_by(l, a, expert, err);
     if (status == MOE_OK)
-        *report = (split_report){.cut = cut_share(a, l->d_ff, expert), .inertia = NAN};
+        *report = (split_report){.cut = cut_share(a, l->d_ff, expert), .inertia = NAN,
+                                 .linear = NAN};
     free(a);
     return status;
 }

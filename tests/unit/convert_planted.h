@@ -16,7 +16,7 @@ enum { N_GROUPS = 8, N_NEURONS = N_GROUPS * 32, SEQ_TOKENS = 10 };
 
 typedef struct {
     ffn_layer l;
-    float *w1, *b1, *x;
+    float *w1, *b1, *w2, *x;
     int32_t *cu_seqlens;
     int32_t group_of[N_NEURONS];
 } planted;
@@ -27,7 +27,11 @@ static inline void planted_alloc(planted *p, int d, int n_tokens, int threads)
     blas_begin();
     p->w1 = calloc((size_t)N_NEURONS * (size_t)d, sizeof(float));
     p->b1 = calloc(N_NEURONS, sizeof(float));
+    p->w2 = calloc((size_t)d * N_NEURONS, sizeof(float));
     p->x = calloc((size_t)n_tokens * (size_t)d, sizeof(float));
+    rng columns = rng_stream(98, 0, 0);
+    for (int i = 0; i < d * N_NEURONS; i++)
+        p->w2[i] = (float)rng_normal(&columns);
     const int n_seqs = n_tokens / SEQ_TOKENS;
     p->cu_seqlens = calloc((size_t)n_seqs + 1, sizeof(int32_t));
     for (int s = 0; s <= n_seqs; s++)
@@ -36,9 +40,9 @@ static inline void planted_alloc(planted *p, int d, int n_tokens, int threads)
     if (workers_create(threads, &w, NULL) != MOE_OK)
         abort();
     p->l = (ffn_layer){.d = d, .d_ff = N_NEURONS, .n_experts = N_GROUPS,
-                   .act = MOE_ACT_RELU, .w1 = p->w1, .b1 = p->b1, .x = p->x,
-                   .n_tokens = n_seqs * SEQ_TOKENS, .cu_seqlens = p->cu_seqlens,
-                   .n_seqs = n_seqs, .workers = w};
+                   .act = MOE_ACT_RELU, .w1 = p->w1, .b1 = p->b1, .w2 = p->w2,
+                   .x = p->x, .n_tokens = n_seqs * SEQ_TOKENS,
+                   .cu_seqlens = p->cu_seqlens, .n_seqs = n_seqs, .workers = w};
     rng r = rng_stream(99, 0, 0);
     for (int i = 0; i < N_NEURONS; i++)
         p->group_of[i] = i / 32;
@@ -50,6 +54,7 @@ static inline void planted_free(planted *p)
     workers_destroy(p->l.workers);
     free(p->w1);
     free(p->b1);
+    free(p->w2);
     free(p->x);
     free(p->cu_seqlens);
 }

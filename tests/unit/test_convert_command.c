@@ -83,10 +83,13 @@ static void wrong_arguments_are_usage_errors_that_say_what_is_allowed(void **sta
     expect("convert source --calibrate text.tsv", 2, "needs -o OUT");
     expect("convert source -o out", 2, "needs --calibrate FILE");
 #define WITH "convert source -o out --calibrate text.tsv "
-    expect(WITH "--split em", 2,
-           "--split is 'em', expected coactivation, clustering or random");
-    expect(WITH "--router norm", 2,
-           "--router is 'norm', expected mlp, similarity or random");
+    expect(WITH "--split ema", 2,
+           "--split is 'ema', expected em, coactivation, clustering or random");
+    expect(WITH "--router norms", 2,
+           "--router is 'norms', expected norm, mlp, similarity, avgk or random");
+    expect(WITH "--preset papers", 2, "--preset is 'papers', expected paper");
+    expect(WITH "--preset paper --split em", 2, "--preset paper and --split em exclude");
+    expect(WITH "--router mlp --preset paper", 2, "--preset paper and --router mlp exclude");
     expect(WITH "--dtype bf16", 2, "--dtype is 'bf16', expected f32");
     expect(WITH "--expert-size 64", 2, "--expert-size is 64, expected 32");
     expect(WITH "--max-tokens 0", 2, "--max-tokens");
@@ -145,6 +148,15 @@ static void json_is_one_object_and_nothing_else(void **state)
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
         if (!strstr(output, parts[i]))
             fail_msg("no '%s' in %s", parts[i], output);
+}
+
+static void the_papers_preset_is_the_papers_methods(void **state)
+{
+    (void)state;
+    expect(WITH "--preset paper --json", 0,
+           "\"split\": \"coactivation\", \"router\": \"mlp\"");
+    expect(WITH "--split em --router norm --json", 0,
+           "\"split\": \"em\", \"router\": \"norm\"");
 }
 
 static void only_empty_or_moefied_directories_are_replaced(void **state)
@@ -239,6 +251,7 @@ int main(void)
         cmocka_unit_test(missing_or_broken_inputs_are_named),
         cmocka_unit_test(poor_text_converts_with_a_note),
         cmocka_unit_test(json_is_one_object_and_nothing_else),
+        cmocka_unit_test(the_papers_preset_is_the_papers_methods),
         cmocka_unit_test(only_empty_or_moefied_directories_are_replaced),
         cmocka_unit_test(a_full_disk_leaves_nothing_behind),
         cmocka_unit_test(a_signal_leaves_nothing_behind),

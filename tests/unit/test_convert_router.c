@@ -112,8 +112,12 @@ static void routers_catch_what_they_should(void **state)
     assert_int_equal(router_captured(&s.in, NULL, &oracle, NULL), MOE_OK);
     const double mlp = captured_by(&s, router_mlp), random = captured_by(&s, router_random);
     const double similarity = captured_by(&s, router_similarity);
-    print_message("captured at 2 of 8 experts: oracle %.3f mlp %.3f similarity %.3f "
-                  "random %.3f\n", oracle, mlp, similarity, random);
+    const double norm = captured_by(&s, router_norm), avgk = captured_by(&s, router_avgk);
+    print_message("captured at 2 of 8 experts: oracle %.3f mlp %.3f similarity %.3f norm "
+                  "%.3f avgk %.3f random %.3f\n", oracle, mlp, similarity, norm, avgk,
+                  random);
+    assert_true(norm > 0.95 * oracle && norm <= oracle + 1e-9);
+    assert_true(avgk > 0.9 * oracle && avgk <= oracle + 1e-9);
     assert_true(oracle > 0.9);
     assert_true(mlp > 0.98 * oracle && mlp <= oracle + 1e-9);
     assert_true(similarity > 0.95 * oracle && similarity <= oracle + 1e-9);
@@ -211,24 +215,99 @@ static void similarity_ranks_by_cosine_to_the_mean_of_unit_rows(void **state)
     scene_free(&s);
 }
 
+static void avgk_is_the_mean_input_of_an_experts_neurons(void **state)
+{
+    (void)state;
+    /* 34 neurons of two inputs: expert 0 has 0 .. 31, expert 1 the last two. */
+    float w1[34 * 2], b1[34];
+    int32_t expert[34], neurons[64];
+    for (int n = 0; n < 34; n++) {
+        w1[2 * n] = (float)n;
+        w1[2 * n + 1] = n % 2 ? -1 : 3;
+        b1[n] = n == 33 ? -2.5f : 0.5f;
+        expert[n] = n / 32;
+    }
+    const ffn_layer l = {.d = 2, .d_ff = 34, .n_experts = 2, .w1 = w1, .b1 = b1};
+    const router_input in = {.l = &l, .neurons = neurons};
+    router_rows rows;
+    router_report report;
+    layer_list_neurons(&l, expert, neurons);
+    assert_int_equal(router_avgk(&in, &rows, &report, NULL), MOE_OK);
+    assert_true(rows.n_linears == 1 && !rows.normalize);
+    /* mean of 0 .. 31; of 32 and 33 */
+    assert_true(rows.first[0] == 15.5f && rows.first[1] == 1 && rows.first_bias[0] == 0.5f);
+    assert_true(rows.first[2] == 32.5f && rows.first[3] == 1 && rows.first_bias[1] == -1);
+    router_rows_free(&rows);
+}
+
+/* Expert e's norm is linear by construction: its neurons fire alike, always, with
+ * h = (1 + e) (2 + x_0), and add up through one direction of W2. */
+static void norm_router_predicts_norms_that_are_linear(void **state)
+{
+    (void)state;
+    for (int gelu = 0; gelu < 2; gelu++) {
+        scene s;
+        router_rows rows;
+        router_report report;
+        plant_directions(&s.p, 6000, 2);
+        const int d = s.p.l.d;
+        /* Only the second block of tokens tells them apart. */
+        for (int t = 1; t < 4700; t++)
+            memcpy(s.p.x + t * d, s.p.x, sizeof(float) * (size_t)d);
+        memset(s.p.w1, 0, sizeof(float) * N_NEURONS * (size_t)d);
+        memset(s.p.w2, 0, sizeof(float) * N_NEURONS * (size_t)d);
+        /* Past 8, GELU is the identity in fp32. */
+        const float level = gelu ? 20 : 2;
+        s.p.l.act = gelu ? MOE_ACT_GELU_ERF : MOE_ACT_RELU;
+        for (int n = 0; n < N_NEURONS; n++) {
+            const int e = s.p.group_of[n];
+            s.p.w1[n * d] = (float)(1 + e);
+            s.p.b1[n] = (float)(1 + e) * level;
+            s.p.w2[e * N_NEURONS + n] = 0.5f; /* direction e */
+        }
+        scene_finish(&s);
+        assert_int_equal(router_norm(&s.in, &rows, &report, NULL), MOE_OK);
+        assert_true(rows.n_linears == 1 && !rows.normalize && report.epochs == 0);
+        float scores[N_GROUPS];
+        for (int t = 4700; t < 6000; t += 37) {
+            const float *x = s.p.x + t * d;
+            router_scores_of(&rows, &s.p.l, x, 1, NULL, scores);
+            for (int e = 0; e < N_GROUPS; e++) {
+                const double expected = 32 * 0.5 * (1 + e) * (level + x[0]);
+                /* lambda shrinks the slope by a few thousandths. */
+                if (fabs(scores[e] - expected) > 0.01 * expected)
+                    fail_msg("expert %d: %g, expected %g", e, scores[e], expected);
+            }
+        }
+        router_rows_free(&rows);
+        scene_free(&s);
+    }
+}
+
 static void any_number_of_threads_gives_the_same_router(void **state)
 {
     (void)state;
-    router_rows rows[2];
-    router_report report;
-    size_t floats = 0;
-    for (int i = 0; i < 2; i++) {
-        scene s;
-        scene_make(&s, 2000, 1 + 2 * i);
-        assert_int_equal(router_mlp(&s.in, &rows[i], &report, NULL), MOE_OK);
-        floats = (size_t)N_GROUPS * (size_t)s.p.l.d;
-        scene_free(&s);
+    const router_fn makers[] = {router_mlp, router_norm};
+    for (int k = 0; k < 2; k++) {
+        router_rows rows[2];
+        router_report report;
+        size_t floats = 0;
+        for (int i = 0; i < 2; i++) {
+            scene s;
+            scene_make(&s, 6000, 1 + 2 * i);
+            assert_int_equal(makers[k](&s.in, &rows[i], &report, NULL), MOE_OK);
+            floats = (size_t)N_GROUPS * (size_t)s.p.l.d;
+            scene_free(&s);
+        }
+        assert_memory_equal(rows[0].first, rows[1].first, floats * sizeof(float));
+        assert_memory_equal(rows[0].first_bias, rows[1].first_bias,
+                            N_GROUPS * sizeof(float));
+        if (rows[0].n_linears == 2)
+            assert_memory_equal(rows[0].second, rows[1].second,
+                                N_GROUPS * N_GROUPS * sizeof(float));
+        router_rows_free(&rows[0]);
+        router_rows_free(&rows[1]);
     }
-    assert_memory_equal(rows[0].first, rows[1].first, floats * sizeof(float));
-    assert_memory_equal(rows[0].second, rows[1].second,
-                        N_GROUPS * N_GROUPS * sizeof(float));
-    router_rows_free(&rows[0]);
-    router_rows_free(&rows[1]);
 }
 
 static void a_tenth_of_the_sequences_is_held_out_whole(void **state)
@@ -262,6 +341,8 @@ int main(void)
         cmocka_unit_test(biases_are_learnt),
         cmocka_unit_test(zero_rows_and_silent_layers_leave_finite_routers),
         cmocka_unit_test(similarity_ranks_by_cosine_to_the_mean_of_unit_rows),
+        cmocka_unit_test(avgk_is_the_mean_input_of_an_experts_neurons),
+        cmocka_unit_test(norm_router_predicts_norms_that_are_linear),
         cmocka_unit_test(any_number_of_threads_gives_the_same_router),
         cmocka_unit_test(a_tenth_of_the_sequences_is_held_out_whole),
     };
