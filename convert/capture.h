@@ -32,9 +32,4 @@ moe_status capture_run(const moe_model *m, moe_pool *pool, const dataset *data,
 moe_status capture_map(capture *c, int layer, const float **x, moe_error *err);
 void capture_close(capture *c);
 
-/* Evenly spread choice: the most rows whose lengths sum to at most max_tokens.
- * length [n]; chosen [n]: out, ascending; returns how many. 0: not even the
- * shortest fits, which is then in chosen[0]. */
-int capture_choose(const int32_t *length, int n, int64_t max_tokens, int32_t *chosen);
-
 #endif

@@ -14,52 +14,21 @@ static const char usage[] =
     "Writes MODEL, MoEfied or not, as a dense Hugging Face checkpoint in fp32.\n"
     "DIR must not exist, or be empty.";
 
-/* The model's config without the moefication, and with the dtype that is written
- * now. */
-static moe_status write_dense_config(const outdir *out, const moe_model *m,
-                                     moe_error *err)
-{
-    static const char *const dtype_keys[] = {"torch_dtype", "dtype"};
-    json *config;
-    moe_status status = write_read_config(m->info.dir, &config, err);
-    if (status == MOE_OK) {
-        json_remove(config, "moefication");
-        for (int i = 0; i < 2; i++)
-            if (json_get(config, dtype_keys[i])) {
-                json_remove(config, dtype_keys[i]);
-                json_add_string(config, dtype_keys[i], "float32");
-            }
-        status = write_config(out, config, err);
-    }
-    json_free(config);
-    return status;
-}
-
-static moe_status write_dense_weights(const outdir *out, const moe_model *m,
-                                      moe_error *err)
-{
-    char *path = outdir_file(out, "model.safetensors");
-    moe_status status = path ? dense_write_tensors(path, m, err)
-                             : moe_fail(err, MOE_E_MEMORY, "no memory to write weights");
-    free(path);
-    return status;
-}
-
 static moe_status export_to(const char *dir, const moe_model *m, moe_error *err)
 {
     outdir out;
+    json *config = NULL;
     moe_status status = outdir_create(dir, OUTDIR_NEW, &out, err);
     if (status != MOE_OK)
         return status;
-    status = write_dense_config(&out, m, err);
+    status = write_read_config(m->info.dir, &config, err);
     if (status == MOE_OK)
-        status = write_tokenizer(&out, m->info.dir, err);
-    if (status == MOE_OK)
-        status = write_dense_weights(&out, m, err);
+        status = dense_write(&out, m, config, err);
     if (status == MOE_OK)
         status = interrupt_check(err);
     if (status == MOE_OK)
         status = outdir_commit(&out, err);
+    json_free(config);
     outdir_close(&out);
     return status;
 }

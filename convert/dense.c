@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "convert/dense.h"
+#include "convert/write.h"
 #include "engine/model/dtype.h"
 #include "engine/model/pack.h"
 
@@ -219,5 +220,33 @@ moe_status dense_write_tensors(const char *path, const moe_model *m, moe_error *
     if (to && status != MOE_OK)
         unlink(path);
     free(list.items);
+    return status;
+}
+
+/* ---- the directory ------------------------------------------------------- */
+
+static void change_config(json *config)
+{
+    static const char *const dtype_keys[] = {"torch_dtype", "dtype"};
+    json_remove(config, "moefication");
+    for (int i = 0; i < 2; i++)
+        if (json_get(config, dtype_keys[i])) {
+            json_remove(config, dtype_keys[i]);
+            json_add_string(config, dtype_keys[i], "float32");
+        }
+}
+
+moe_status dense_write(const outdir *o, const moe_model *m, json *config, moe_error *err)
+{
+    change_config(config);
+    moe_status status = write_config(o, config, err);
+    if (status == MOE_OK)
+        status = write_tokenizer(o, m->info.dir, err);
+    if (status != MOE_OK)
+        return status;
+    char *path = outdir_file(o, "model.safetensors");
+    status = path ? dense_write_tensors(path, m, err)
+                  : moe_fail(err, MOE_E_MEMORY, "no memory to write weights");
+    free(path);
     return status;
 }

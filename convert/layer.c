@@ -16,9 +16,11 @@ int layer_capacity(const ffn_layer *l, int e)
     return left < MOE_EXPERT_SIZE ? left : MOE_EXPERT_SIZE;
 }
 
-static float activate(moe_activation act, float z)
+float layer_activate(moe_activation act, float z)
 {
     switch (act) {
+    case MOE_ACT_RELU:
+        return z > 0 ? z : 0;
     case MOE_ACT_GELU_ERF:
         return 0.5f * z * (1 + erff(z * 0.70710678f));
     case MOE_ACT_GELU_TANH:
@@ -66,7 +68,7 @@ void layer_hidden(const ffn_layer *l, const float *w1, const float *b1, const fl
     keep_positive(h, n);
     if (l->act != MOE_ACT_RELU)
         for (size_t i = 0; i < n; i++)
-            h[i] = h[i] > 0 ? activate(l->act, h[i]) : 0;
+            h[i] = h[i] > 0 ? layer_activate(l->act, h[i]) : 0;
 }
 
 void layer_neuron_norms(const ffn_layer *l, float *norm)

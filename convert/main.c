@@ -19,6 +19,7 @@ static const command commands[] = {
     {"inspect", cmd_inspect, "show what a model is and how it was made"},
     {"tokenize", cmd_tokenize, "show the tokens of a text"},
     {"export", cmd_export, "write a MoEfied model back as a dense checkpoint"},
+    {"relufy", cmd_relufy, "give a GELU checkpoint ReLU FFNs, which skip more neurons"},
 };
 enum { N_COMMANDS = sizeof commands / sizeof *commands };
 

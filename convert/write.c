@@ -112,30 +112,42 @@ static moe_status add_weight_hashes(json *source, const char *dir, moe_error *er
     return status;
 }
 
-static moe_status add_provenance(json *parent, const moe_model *m, const converted *c,
-                                 const convert_options *o, const dataset *data,
-                                 moe_error *err)
+void write_add_calibration(json *parent, const dataset *data, int rows, int sequences,
+                           int tokens)
 {
-    char *source_name = directory_name(m->info.dir), *data_name = path_base(data->path);
-    json *provenance = json_add(parent, "provenance", json_object());
-    json_add_string(provenance, "tool", "moefy " MOE_VERSION);
-    json_add_int(provenance, "seed", (int64_t)o->seed);
-    json_add_int(provenance, "max_tokens", o->max_tokens);
-    json *calibration = json_add(provenance, "calibration", json_object());
-    json_add_string(calibration, "name", data_name ? data_name : "");
+    char *name = path_base(data->path);
+    json *calibration = json_add(parent, "calibration", json_object());
+    json_add_string(calibration, "name", name ? name : "");
     json_add_string(calibration, "sha256", data->sha256);
-    json_add_int(calibration, "rows", c->n_rows);
-    json_add_int(calibration, "sequences", c->n_seqs);
-    json_add_int(calibration, "tokens", c->n_tokens);
-    json *source = json_add(provenance, "source", json_object());
-    json_add_string(source, "name", source_name ? source_name : "");
-    free(source_name);
-    free(data_name);
+    json_add_int(calibration, "rows", rows);
+    json_add_int(calibration, "sequences", sequences);
+    json_add_int(calibration, "tokens", tokens);
+    free(name);
+}
+
+moe_status write_add_source(json *parent, const moe_model *m, moe_error *err)
+{
+    char *name = directory_name(m->info.dir);
+    json *source = json_add(parent, "source", json_object());
+    json_add_string(source, "name", name ? name : "");
+    free(name);
     moe_status status =
         add_file_hash(source, "config_sha256", m->info.dir, "config.json", err);
     if (status == MOE_OK)
         status = add_weight_hashes(source, m->info.dir, err);
     return status;
+}
+
+static moe_status add_provenance(json *parent, const moe_model *m, const converted *c,
+                                 const convert_options *o, const dataset *data,
+                                 moe_error *err)
+{
+    json *provenance = json_add(parent, "provenance", json_object());
+    json_add_string(provenance, "tool", "moefy " MOE_VERSION);
+    json_add_int(provenance, "seed", (int64_t)o->seed);
+    json_add_int(provenance, "max_tokens", o->max_tokens);
+    write_add_calibration(provenance, data, c->n_rows, c->n_seqs, c->n_tokens);
+    return write_add_source(provenance, m, err);
 }
 
 static moe_status add_moefication(json *config, const moe_model *m, const converted *c,

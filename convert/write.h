@@ -12,10 +12,16 @@ moe_status write_model(const outdir *o, const moe_model *m, const converted *c,
                        const convert_options *options, const dataset *data,
                        moe_error *err);
 
-/* Pieces of it that export shares. *config: json_free. */
+/* Pieces of it that the writers of dense checkpoints share. *config: json_free. */
 moe_status write_read_config(const char *dir, json **config, moe_error *err);
 moe_status write_config(const outdir *o, const json *config, moe_error *err);
 moe_status write_tokenizer(const outdir *o, const char *from, moe_error *err);
+
+/* Adds "calibration": name, hash and counts of the text. */
+void write_add_calibration(json *parent, const dataset *data, int rows, int sequences,
+                           int tokens);
+/* Adds "source": name and hashes of m's directory. */
+moe_status write_add_source(json *parent, const moe_model *m, moe_error *err);
 
 /* The part of a path after its last slash, trailing ones left out; free() it. */
 char *path_base(const char *path);

@@ -2,13 +2,15 @@
  *
  * moe_forward checks the batch, then cuts it into chunks of whole sequences so
  * that the activations stay small and in cache whatever the batch; a sequence's
- * result does not depend on the cut. One thread owns an engine. */
+ * result does not depend on the cut. The steps run the same code, each over all
+ * chunks, between the caller's rows. One thread owns an engine. */
 #include "engine/engine.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 #include "engine/routing/ratio.h"
+#include "engine/routing/route.h"
 #include "engine/upload.h"
 
 enum { DEFAULT_CHUNK_TOKENS = 2048, MAX_CHUNK_TOKENS = 1 << 20 };
@@ -224,7 +226,7 @@ static moe_status check_batch(const moe_engine *e, const moe_batch *b, moe_error
 }
 
 /* The chunk of whole sequences that starts at sequence `first`. */
-static chunk cut_chunk(moe_engine *e, const moe_batch *b, const moe_output *out, int first)
+static chunk cut_chunk(moe_engine *e, const moe_batch *b, int first)
 {
     int32_t start = b->cu_seqlens[first];
     int n = 0;
@@ -241,10 +243,12 @@ static chunk cut_chunk(moe_engine *e, const moe_batch *b, const moe_output *out,
         .ids = b->token_ids + start,
         .types = b->token_types ? b->token_types + start : NULL,
         .selection = b->selection ? b->selection + first : NULL,
-        .logits = out->logits + (size_t)first * (size_t)e->model->info.n_labels,
-        .effective_ratio = out->effective_ratio ? out->effective_ratio + first : NULL,
-        .mass = out->mass ? out->mass + first : NULL,
     };
+}
+
+static float *logits_of(const moe_engine *e, float *logits, int first)
+{
+    return logits + (size_t)first * (size_t)e->model->info.n_labels;
 }
 
 moe_status moe_forward(moe_engine *e, const moe_batch *batch, moe_output *out,
@@ -252,8 +256,92 @@ moe_status moe_forward(moe_engine *e, const moe_batch *batch, moe_output *out,
 {
     moe_status status = check_batch(e, batch, err);
     for (int first = 0; status == MOE_OK && first < batch->n_seqs;) {
-        chunk c = cut_chunk(e, batch, out, first);
+        chunk c = cut_chunk(e, batch, first);
+        c.logits = logits_of(e, out->logits, first);
+        c.effective_ratio = out->effective_ratio ? out->effective_ratio + first : NULL;
+        c.mass = out->mass ? out->mass + first : NULL;
         status = bert_forward(e, &c, err);
+        first += c.n_seqs;
+    }
+    return status;
+}
+
+/* ---- step by step ------------------------------------------------------ */
+
+/* Where a sequence begins in the caller's rows. */
+static size_t first_float(const moe_engine *e, const moe_batch *b, int seq)
+{
+    return (size_t)b->cu_seqlens[seq] * (size_t)e->model->info.d_model;
+}
+
+static size_t chunk_bytes(const moe_engine *e, const chunk *c)
+{
+    return (size_t)c->n_tokens * (size_t)e->model->info.d_model * sizeof(float);
+}
+
+moe_status moe_step_embed(moe_engine *e, const moe_batch *b, float *x, moe_error *err)
+{
+    moe_status status = check_batch(e, b, err);
+    for (int first = 0; status == MOE_OK && first < b->n_seqs;) {
+        chunk c = cut_chunk(e, b, first);
+        bert_embed(e, &c);
+        e->backend->ops->download(e->backend, x + first_float(e, b, first), e->x,
+                                  chunk_bytes(e, &c));
+        first += c.n_seqs;
+    }
+    return status;
+}
+
+static void step_ffn(moe_engine *e, const chunk *c, int layer)
+{
+    route_begin(e, c);
+    bert_ffn(e, c, layer);
+}
+
+/* Half a layer over all chunks, in place. */
+static moe_status step_layer(moe_engine *e, int layer, const moe_batch *b, float *x,
+                             void (*half)(moe_engine *, const chunk *, int),
+                             moe_error *err)
+{
+    moe_backend *k = e->backend;
+    if (layer < 0 || layer >= e->weights.n_layers)
+        return moe_fail(err, MOE_E_ARGUMENT, "layer is %d, expected 0 to %d", layer,
+                        e->weights.n_layers - 1);
+    moe_status status = check_batch(e, b, err);
+    for (int first = 0; status == MOE_OK && first < b->n_seqs;) {
+        chunk c = cut_chunk(e, b, first);
+        c.uncounted = true;
+        float *rows = x + first_float(e, b, first);
+        k->ops->put(k, e->x, rows, chunk_bytes(e, &c));
+        half(e, &c, layer);
+        k->ops->download(k, rows, e->x, chunk_bytes(e, &c));
+        first += c.n_seqs;
+    }
+    return status;
+}
+
+moe_status moe_step_attention(moe_engine *e, int layer, const moe_batch *b, float *x,
+                              moe_error *err)
+{
+    return step_layer(e, layer, b, x, bert_attention, err);
+}
+
+moe_status moe_step_ffn(moe_engine *e, int layer, const moe_batch *b, float *x,
+                        moe_error *err)
+{
+    return step_layer(e, layer, b, x, step_ffn, err);
+}
+
+moe_status moe_step_head(moe_engine *e, const moe_batch *b, const float *x,
+                         float *logits, moe_error *err)
+{
+    moe_status status = check_batch(e, b, err);
+    for (int first = 0; status == MOE_OK && first < b->n_seqs;) {
+        chunk c = cut_chunk(e, b, first);
+        c.logits = logits_of(e, logits, first);
+        e->backend->ops->put(e->backend, e->x, x + first_float(e, b, first),
+                             chunk_bytes(e, &c));
+        bert_head(e, &c);
         first += c.n_seqs;
     }
     return status;

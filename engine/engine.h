@@ -19,6 +19,7 @@ typedef struct {
     const moe_selection *selection; /* [n_seqs], NULL: dense */
     float *logits;                  /* out [n_seqs, n_labels] */
     double *effective_ratio, *mass; /* out [n_seqs], or NULL */
+    bool uncounted;                 /* stays out of the statistics */
 } chunk;
 
 struct moe_engine {
@@ -56,5 +57,11 @@ struct moe_engine {
 
 /* BERT: embeddings, post-norm encoder layers, pooler and classifier. */
 moe_status bert_forward(moe_engine *e, const chunk *c, moe_error *err);
+
+/* What it consists of; the rows [c->n_tokens, d_model] are e->x. */
+void bert_embed(moe_engine *e, const chunk *c);
+void bert_attention(moe_engine *e, const chunk *c, int layer);
+void bert_ffn(moe_engine *e, const chunk *c, int layer); /* after route_begin */
+void bert_head(moe_engine *e, const chunk *c);           /* to c->logits */
 
 #endif

@@ -227,6 +227,26 @@ const char *moe_engine_isa(const moe_engine *e); /* "c", "avx2", "avx512" */
 moe_status moe_forward(moe_engine *e, const moe_batch *batch,
                        moe_output *out, moe_error *err);
 
+/* The forward pass in steps, for conversion and analysis: the caller keeps the
+ * rows of a text of any length and works on one layer at a time. Embed, each
+ * layer's attention and FFN, and head, in this order, give moe_forward's bits.
+ * x [n_tokens, d_model]: host memory of the caller. The batch is checked as by
+ * moe_forward; a layer out of range is MOE_E_ARGUMENT. Steps neither call the
+ * capture nor count in the routing statistics. */
+/* Out: the rows that enter layer 0. */
+moe_status moe_step_embed(moe_engine *e, const moe_batch *b, float *x, moe_error *err);
+/* In place: rows that enter the layer become rows that enter its FFN (BERT:
+ * attention, residual, norm). */
+moe_status moe_step_attention(moe_engine *e, int layer, const moe_batch *b, float *x,
+                              moe_error *err);
+/* In place: rows that enter the FFN become rows that leave the layer (the experts
+ * that b->selection asks for, residual, norm). */
+moe_status moe_step_ffn(moe_engine *e, int layer, const moe_batch *b, float *x,
+                        moe_error *err);
+/* Rows that leave the last layer to logits [n_seqs, n_labels]. */
+moe_status moe_step_head(moe_engine *e, const moe_batch *b, const float *x,
+                         float *logits, moe_error *err);
+
 /* Logits to what the task calls scores: softmax, sigmoid or the raw value.
  * logits, scores [n_labels]; may be the same array. */
 void moe_scores(const moe_model *m, const float *logits, float *scores);

@@ -6,7 +6,8 @@
  *   logits = classifier(tanh(pooler(x[CLS])))
  *
  * The FFN computes the experts that routing/ selects for each token. e->x is
- * the residual stream, e->y and e->z are scratch. */
+ * the residual stream, e->y and e->z are scratch. bert_forward is the steps in a
+ * row; moe_step_* runs them one by one. */
 #include "engine/engine.h"
 #include "engine/routing/route.h"
 
@@ -17,7 +18,13 @@ static moe_status capture_layer(moe_engine *e, const chunk *c, int layer, moe_er
     return e->capture(e->capture_ctx, layer, e->host_x, c->n_tokens, err);
 }
 
-static moe_status bert_layer(moe_engine *e, const chunk *c, int layer, moe_error *err)
+void bert_embed(moe_engine *e, const chunk *c)
+{
+    moe_backend *b = e->backend;
+    b->ops->embed(b, &e->weights, c->ids, c->types, c->cu_seqlens, c->n_seqs, e->x);
+}
+
+void bert_attention(moe_engine *e, const chunk *c, int layer)
 {
     moe_backend *b = e->backend;
     const moe_backend_ops *op = b->ops;
@@ -29,16 +36,18 @@ static moe_status bert_layer(moe_engine *e, const chunk *c, int layer, moe_error
                   c->cu_seqlens, c->n_seqs, e->y);
     op->linear(b, &w->attention_out, MOE_ACT_NONE, e->y, n, e->z);
     op->add_norm(b, &w->attention_norm, e->z, e->x, n, e->x);
-
-    moe_status status = e->capture ? capture_layer(e, c, layer, err) : MOE_OK;
-    if (status != MOE_OK)
-        return status;
-    op->ffn(b, &w->ffn, e->x, n, route_layer(e, c, layer), e->z);
-    op->add_norm(b, &w->ffn_norm, e->z, e->x, n, e->x);
-    return MOE_OK;
 }
 
-static void classify_head(moe_engine *e, const chunk *c)
+void bert_ffn(moe_engine *e, const chunk *c, int layer)
+{
+    moe_backend *b = e->backend;
+    const moe_layer *w = &e->weights.layers[layer];
+    int n = c->n_tokens;
+    b->ops->ffn(b, &w->ffn, e->x, n, route_layer(e, c, layer), e->z);
+    b->ops->add_norm(b, &w->ffn_norm, e->z, e->x, n, e->x);
+}
+
+void bert_head(moe_engine *e, const chunk *c)
 {
     moe_backend *b = e->backend;
     int d = e->model->info.d_model, n_labels = e->model->info.n_labels;
@@ -53,15 +62,16 @@ static void classify_head(moe_engine *e, const chunk *c)
 
 moe_status bert_forward(moe_engine *e, const chunk *c, moe_error *err)
 {
-    moe_backend *b = e->backend;
     route_begin(e, c);
-    b->ops->embed(b, &e->weights, c->ids, c->types, c->cu_seqlens, c->n_seqs, e->x);
+    bert_embed(e, c);
     for (int l = 0; l < e->weights.n_layers; l++) {
-        moe_status status = bert_layer(e, c, l, err);
+        bert_attention(e, c, l);
+        moe_status status = e->capture ? capture_layer(e, c, l, err) : MOE_OK;
         if (status != MOE_OK)
             return status;
+        bert_ffn(e, c, l);
     }
-    classify_head(e, c);
+    bert_head(e, c);
     route_end(e, c);
     return MOE_OK;
 }

@@ -136,7 +136,8 @@ static void count_route(moe_engine *e, const chunk *c, int layer)
         }
         e->kept_neurons[s] += kept;
     }
-    routing_stats_add_layer(&e->stats, layer, e->expert_tokens);
+    if (!c->uncounted)
+        routing_stats_add_layer(&e->stats, layer, e->expert_tokens);
 }
 
 /* The dense path's share: every real neuron of every token. */
@@ -151,7 +152,8 @@ static void count_dense(moe_engine *e, const chunk *c, int layer)
     }
     for (int x = 0; x < n_experts; x++)
         e->expert_tokens[x] = counted;
-    routing_stats_add_layer(&e->stats, layer, e->expert_tokens);
+    if (!c->uncounted)
+        routing_stats_add_layer(&e->stats, layer, e->expert_tokens);
 }
 
 /* Sums the positive activation that the selection keeps; route NULL: all. */

@@ -10,6 +10,7 @@
 #include <string.h>
 #include <cmocka.h>
 
+#include "convert/calibration.h"
 #include "convert/capture.h"
 #include "convert/cli.h"
 #include "convert/router.h"
@@ -322,7 +323,7 @@ static void rows_are_chosen_evenly_within_the_limit(void **state)
     for (int i = 0; i < 1000; i++)
         length[i] = 5 + i % 40; /* 24,500 in all */
     for (int limit = 45; limit < 30000; limit = limit * 3 / 2) {
-        int n = capture_choose(length, 1000, limit, chosen), sum = 0;
+        int n = calibration_choose(length, 1000, limit, chosen), sum = 0;
         for (int j = 0; j < n; j++) {
             sum += length[chosen[j]];
             if (j > 0)
@@ -331,10 +332,10 @@ static void rows_are_chosen_evenly_within_the_limit(void **state)
         assert_true(sum <= limit);
         assert_true(sum > 0.8 * limit || n == 1000 || limit < 500);
     }
-    assert_int_equal(capture_choose(length, 1000, 24500, chosen), 1000);
-    assert_int_equal(capture_choose(length, 1000, 7, chosen), 1);
+    assert_int_equal(calibration_choose(length, 1000, 24500, chosen), 1000);
+    assert_int_equal(calibration_choose(length, 1000, 7, chosen), 1);
     assert_int_equal(length[chosen[0]], 5);
-    assert_int_equal(capture_choose(length, 1000, 4, chosen), 0);
+    assert_int_equal(calibration_choose(length, 1000, 4, chosen), 0);
 }
 
 int main(void)

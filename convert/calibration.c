@@ -1,0 +1,199 @@
+/* calibration.c: tokenise and choose.
+ *
+ * 1. Every row with text is tokenised (truncated to the model's limit).
+ * 2. If the tokens are more than max_tokens, m rows at even distances are kept,
+ *    m as large as fits: calibration files are often sorted by source or length. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "convert/calibration.h"
+#include "convert/interrupt.h"
+
+enum { BATCH_TOKENS = 4096 };
+
+/* ---- text to tokens ------------------------------------------------------ */
+
+typedef struct {
+    moe_tokens *rows;     /* [n_rows] */
+    int n_rows;
+    int32_t *length;      /* [n_rows] */
+    int32_t *chosen;      /* [n_rows] */
+} token_lists;
+
+static void token_lists_free(token_lists *t)
+{
+    for (int i = 0; t->rows && i < t->n_rows; i++)
+        moe_tokens_free(&t->rows[i]);
+    free(t->rows);
+    free(t->length);
+    free(t->chosen);
+}
+
+static bool is_blank(const char *text, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        if (!strchr(" \t\r\n\v\f", text[i]) || text[i] == 0)
+            return false;
+    return true;
+}
+
+static moe_status tokenise(const moe_model *m, const dataset *data, token_lists *t,
+                           moe_error *err)
+{
+    const size_t n = (size_t)data->n_rows + 1;
+    t->rows = calloc(n, sizeof *t->rows);
+    t->length = calloc(n, sizeof *t->length);
+    t->chosen = calloc(n, sizeof *t->chosen);
+    if (!t->rows || !t->length || !t->chosen)
+        return moe_fail(err, MOE_E_MEMORY, "%s: no memory for its tokens", data->path);
+    for (int i = 0; i < data->n_rows; i++) {
+        const dataset_row *row = &data->rows[i];
+        if (is_blank(row->text, row->text_bytes) &&
+            (!row->pair || is_blank(row->pair, row->pair_bytes)))
+            continue;
+        const moe_text text = {.text = row->text, .text_bytes = row->text_bytes,
+                               .pair = row->pair, .pair_bytes = row->pair_bytes};
+        moe_status status = moe_tokenize(m, &text, &t->rows[t->n_rows], err);
+        if (status == MOE_OK)
+            status = interrupt_check(err);
+        if (status != MOE_OK)
+            return status;
+        t->length[t->n_rows] = t->rows[t->n_rows].n;
+        t->n_rows++;
+    }
+    if (t->n_rows == 0)
+        return moe_fail(err, MOE_E_FORMAT, "%s: %d rows, but none holds text", data->path,
+                        data->n_rows);
+    return MOE_OK;
+}
+
+/* Row j of m at the middle of the j-th of m equal parts of [0, n). */
+static int32_t spread(int j, int m, int n)
+{
+    return (int32_t)(((int64_t)2 * j + 1) * n / (2 * (int64_t)m));
+}
+
+int calibration_choose(const int32_t *length, int n, int64_t max_tokens, int32_t *chosen)
+{
+    int64_t all = 0;
+    for (int i = 0; i < n; i++)
+        all += length[i];
+    double share = all > max_tokens ? (double)max_tokens / (double)all : 1;
+    int m = share < 1 ? (int)ceil(share * n) : n;
+    for (; m > 0; m--) {
+        int64_t sum = 0;
+        for (int j = 0; j < m; j++)
+            sum += length[spread(j, m, n)];
+        if (sum <= max_tokens)
+            break;
+        /* Far off: go down by what is too much, not one by one. */
+        m -= (int)((double)m * (double)(sum - max_tokens) / (double)sum / 2);
+    }
+    for (int j = 0; j < m; j++)
+        chosen[j] = spread(j, m, n);
+    if (m > 0)
+        return m;
+    /* Hardly any room: the shortest row, if that fits. */
+    chosen[0] = 0;
+    for (int i = 1; i < n; i++)
+        if (length[i] < length[chosen[0]])
+            chosen[0] = i;
+    return n > 0 && length[chosen[0]] <= max_tokens;
+}
+
+/* Lays the chosen rows end to end and frees the others. */
+static moe_status choose_rows(const dataset *data, int max_tokens, token_lists *t,
+                              calibration *c, moe_error *err)
+{
+    c->n_rows = t->n_rows;
+    c->n_seqs = calibration_choose(t->length, t->n_rows, max_tokens, t->chosen);
+    if (c->n_seqs == 0)
+        return moe_fail(err, MOE_E_ARGUMENT,
+                        "%s: its shortest row has %d tokens, the limit is %d in all",
+                        data->path, t->length[t->chosen[0]], max_tokens);
+    for (int j = 0; j < c->n_seqs; j++)
+        c->n_tokens += t->length[t->chosen[j]];
+    c->ids = malloc((size_t)c->n_tokens * sizeof *c->ids);
+    c->types = malloc((size_t)c->n_tokens * sizeof *c->types);
+    c->cu_seqlens = malloc(((size_t)c->n_seqs + 1) * sizeof *c->cu_seqlens);
+    if (!c->ids || !c->types || !c->cu_seqlens)
+        return moe_fail(err, MOE_E_MEMORY, "%s: no memory for %d tokens", data->path,
+                        c->n_tokens);
+    int32_t at = c->cu_seqlens[0] = 0;
+    for (int j = 0; j < c->n_seqs; j++) {
+        const moe_tokens *row = &t->rows[t->chosen[j]];
+        memcpy(c->ids + at, row->ids, (size_t)row->n * sizeof *c->ids);
+        memcpy(c->types + at, row->types, (size_t)row->n * sizeof *c->types);
+        c->cu_seqlens[j + 1] = at += row->n;
+    }
+    for (int i = 0; i < t->n_rows; i++)
+        moe_tokens_free(&t->rows[i]);
+    t->n_rows = 0;
+    return MOE_OK;
+}
+
+/* Tokens that the tokenizer's [UNK] stands for. */
+static int count_unknown(const moe_model *m, const int32_t *ids, int n)
+{
+    int unknown = 0;
+    for (int i = 0; i < n; i++) {
+        const char *text = moe_token_text(m, ids[i]);
+        unknown += text && !strcmp(text, "[UNK]");
+    }
+    return unknown;
+}
+
+moe_status calibration_read(const moe_model *m, const dataset *data, int max_tokens,
+                            calibration *out, moe_error *err)
+{
+    token_lists t = {.n_rows = 0};
+    *out = (calibration){.n_tokens = 0};
+    moe_status status = tokenise(m, data, &t, err);
+    if (status == MOE_OK)
+        status = choose_rows(data, max_tokens, &t, out, err);
+    if (status == MOE_OK)
+        out->n_unknown = count_unknown(m, out->ids, out->n_tokens);
+    token_lists_free(&t);
+    return status;
+}
+
+void calibration_free(calibration *c)
+{
+    free(c->cu_seqlens);
+    free(c->ids);
+    free(c->types);
+    *c = (calibration){.n_tokens = 0};
+}
+
+/* ---- batches ------------------------------------------------------------- */
+
+static int batch_end(const calibration *c, int first)
+{
+    int end = first + 1;
+    while (end < c->n_seqs &&
+           c->cu_seqlens[end + 1] - c->cu_seqlens[first] <= BATCH_TOKENS)
+        end++;
+    return end;
+}
+
+moe_batch calibration_batch(const calibration *c, int first, int32_t *bounds, int *end)
+{
+    const int32_t start = c->cu_seqlens[first];
+    *end = batch_end(c, first);
+    for (int s = first; s <= *end; s++)
+        bounds[s - first] = c->cu_seqlens[s] - start;
+    return (moe_batch){.n_seqs = *end - first, .cu_seqlens = bounds,
+                       .token_ids = c->ids + start, .token_types = c->types + start};
+}
+
+int calibration_batch_tokens(const calibration *c)
+{
+    int most = 0;
+    for (int first = 0, end; first < c->n_seqs; first = end) {
+        end = batch_end(c, first);
+        const int n = c->cu_seqlens[end] - c->cu_seqlens[first];
+        most = n > most ? n : most;
+    }
+    return most;
+}

@@ -1,0 +1,36 @@
+/* calibration.h: the calibration text as tokens, ready to be run in batches. */
+#ifndef CONVERT_CALIBRATION_H
+#define CONVERT_CALIBRATION_H
+
+#include "convert/dataset.h"
+
+typedef struct {
+    int n_tokens, n_seqs;
+    int32_t *cu_seqlens;  /* [n_seqs + 1] */
+    int32_t *ids, *types; /* [n_tokens] of the chosen rows, end to end */
+    int n_rows;           /* of the data that hold text */
+    int n_unknown;        /* tokens that the vocabulary lacks */
+} calibration;
+
+/* Tokenises data (each row cut to the model's limit) and keeps as many whole rows
+ * as max_tokens allows, evenly spread over it. Data without any text, a row longer
+ * than max_tokens where none fits: an error that says so. out: calibration_free,
+ * also after a failure. */
+moe_status calibration_read(const moe_model *m, const dataset *data, int max_tokens,
+                            calibration *out, moe_error *err);
+void calibration_free(calibration *c);
+
+/* Evenly spread choice: the most rows whose lengths sum to at most max_tokens.
+ * length [n]; chosen [n]: out, ascending; returns how many. 0: not even the
+ * shortest fits, which is then in chosen[0]. */
+int calibration_choose(const int32_t *length, int n, int64_t max_tokens, int32_t *chosen);
+
+/* The dense batch of the sequences from `first` on, of some 4,096 tokens; *end: the
+ * sequence after its last. bounds [n_seqs + 1]: room for its cu_seqlens. Its tokens
+ * are the rows from c->cu_seqlens[first] on. */
+moe_batch calibration_batch(const calibration *c, int first, int32_t *bounds, int *end);
+
+/* Tokens of the longest batch. */
+int calibration_batch_tokens(const calibration *c);
+
+#endif
