@@ -56,7 +56,7 @@ void layer_activations(const ffn_layer *l, const float *w1, const float *b1,
         keep_positive(h, n);
     else
         for (size_t i = 0; i < n; i++)
-            h[i] = activate(l->act, h[i]);
+            h[i] = layer_activate(l->act, h[i]);
 }
 
 void layer_hidden(const ffn_layer *l, const float *w1, const float *b1, const float *x,
