@@ -70,12 +70,13 @@ typedef struct {
                         int n_tokens, float *mass);
     /* Each token's experts. k[t] in [1, n_experts]: the k[t] best of scores[t, :],
      * ties to the lower expert, NaN last. k[t] 0: those whose score is at least
-     * threshold[t], which no NaN is; if there is none, the best one. k, threshold
-     * host [n_tokens]; threshold may be NULL where no k[t] is 0. */
+     * threshold[t], which no NaN is; there may be none. k, threshold host
+     * [n_tokens]; threshold may be NULL where no k[t] is 0. */
     void (*select)(moe_backend *b, const float *scores, const int32_t *k,
                    const float *threshold, int n_tokens, int n_experts,
                    moe_route *route);
-    /* y[t, :] = b2 + sum over selected e of act(x w1_e + b1_e) w2_e.
+    /* y[t, :] = b2 + sum over selected e of act(x w1_e + b1_e) w2_e; just b2 for a
+     * token without experts.
      * route NULL: all experts (dense). x, y [n_tokens, d], not the same. */
     void (*ffn)(moe_backend *b, const moe_ffn *w, const float *x, int n_tokens,
                 const moe_route *route, float *y);

@@ -66,8 +66,8 @@ typedef enum {
 typedef enum {
     MOE_POLICY_MODEL = 0, /* the model's own default */
     MOE_POLICY_TOPK,      /* a layer's count of experts, the best ones */
-    MOE_POLICY_THRESHOLD, /* those that score at least the layer's threshold, and
-                             always the best one: a count that varies by token */
+    MOE_POLICY_THRESHOLD, /* those that score at least the layer's threshold: a count
+                             that varies by token and may be 0 */
 } moe_policy;
 
 /* "topk" or "threshold", as configurations and requests say it; "model". */

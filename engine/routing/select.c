@@ -92,8 +92,7 @@ void select_topk(const float *scores, int n, int k, int32_t *out)
 
 int select_threshold_count(const float *scores, int n, float threshold)
 {
-    int count = count_from(scores, n, threshold);
-    return count > 0 ? count : 1;
+    return count_from(scores, n, threshold);
 }
 
 void select_threshold(const float *scores, int n, float threshold, int count, int32_t *out)
@@ -103,6 +102,4 @@ void select_threshold(const float *scores, int n, float threshold, int count, in
         out[filled] = i;
         filled += scores[i] >= threshold;
     }
-    if (filled == 0)
-        select_topk(scores, n, 1, out);
 }

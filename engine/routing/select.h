@@ -9,11 +9,10 @@
  * Ties go to the lower id; NaN counts as less than every number. 1 <= k <= n. */
 void select_topk(const float *scores, int n, int k, int32_t *out);
 
-/* How many of scores[0 .. n) select_threshold takes: those that are at least the
- * threshold, and 1 where none is. NaN reaches no threshold. n >= 1. */
+/* How many of scores[0 .. n) are at least the threshold, which NaN never is; may be
+ * 0 or n. */
 int select_threshold_count(const float *scores, int n, float threshold);
-/* Writes their ids, ascending, to out[count], count as above. Where no score reaches
- * the threshold it is the one that select_topk takes as the best. */
+/* Writes their ids, ascending, to out[count], count as above. */
 void select_threshold(const float *scores, int n, float threshold, int count, int32_t *out);
 
 #endif

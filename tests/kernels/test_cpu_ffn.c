@@ -88,9 +88,9 @@ static void dense_and_sparse_match_double_precision(void **state)
     static const ffn_case cases[] = {
         {0, 64, 128, 1, 2, MOE_ACT_RELU}, {1, 64, 128, 1, 1, MOE_ACT_RELU},
         {1, 64, 128, 4, 4, MOE_ACT_RELU}, {1, 96, 250, 3, 3, MOE_ACT_GELU_ERF},
-        {2, 40, 70, 1, 3, MOE_ACT_RELU}, {3, 100, 96, 3, 3, MOE_ACT_GELU_TANH},
+        {2, 40, 70, 0, 3, MOE_ACT_RELU}, {3, 100, 96, 3, 3, MOE_ACT_GELU_TANH},
         {13, 65, 200, 1, 6, MOE_ACT_RELU}, {50, 64, 320, 10, 10, MOE_ACT_RELU},
-        {127, 32, 256, 1, 8, MOE_ACT_RELU}, {129, 63, 160, 5, 5, MOE_ACT_GELU_ERF},
+        {127, 32, 256, 0, 8, MOE_ACT_RELU}, {129, 63, 160, 5, 5, MOE_ACT_GELU_ERF},
         {700, 48, 96, 1, 3, MOE_ACT_RELU}, {700, 48, 96, 3, 3, MOE_ACT_RELU},
         {600, 5, 31, 1, 1, MOE_ACT_RELU}, {3, 384, 1536, 12, 12, MOE_ACT_RELU},
     };
@@ -207,6 +207,66 @@ static void unselected_experts_do_not_matter(void **state)
     }
 }
 
+static bool first_third(int t, int n) { return t < n / 3; }
+static bool middle_third(int t, int n) { return t >= n / 3 && t < n - n / 3; }
+static bool last_third(int t, int n) { return t >= n - n / 3; }
+static bool every_other(int t, int n) { return t % 2 || n == 1; }
+static bool every(int t, int n) { return t < n; }
+
+/* Takes the experts of some of a route's tokens away. */
+static void empty_tokens(moe_route *route, int n, bool (*is_empty)(int t, int n))
+{
+    int filled = 0, begin = 0;
+    for (int t = 0; t < n; t++) {
+        int end = route->bound[t + 1];
+        for (int i = begin; i < end && !is_empty(t, n); i++)
+            route->expert[filled++] = route->expert[i];
+        begin = end;
+        route->bound[t + 1] = filled;
+    }
+}
+
+/* A token without experts has b2's very bits, and the others what they have alone. */
+static void check_empty_tokens(const machine *m, int n, bool (*is_empty)(int t, int n))
+{
+    enum { D = 72, D_FF = 300, E = 10 };
+    rng r = rng_seed(43);
+    plain_ffn p = random_ffn(&r, D, D_FF);
+    moe_ffn w = pack_plain_ffn(&p, D, D_FF, MOE_ACT_RELU);
+    float *x = random_floats(&r, (size_t)n * D, 1);
+    float *y = random_floats(&r, (size_t)n * D, NAN), *alone = guarded_floats(D);
+    moe_route route = random_route(&r, n, E, 1, E);
+    empty_tokens(&route, n, is_empty);
+    m->b->ops->ffn(m->b, &w, x, n, &route, y);
+    for (int t = 0; t < n; t++) {
+        int32_t bound[] = {0, route.bound[t + 1] - route.bound[t]};
+        moe_route part = {bound, route.expert + route.bound[t]};
+        assert_true((bound[1] == 0) == is_empty(t, n));
+        m->b->ops->ffn(m->b, &w, x + (size_t)t * D, 1, &part, alone);
+        assert_same_bits(y + (size_t)t * D, alone, D, m->b->isa);
+        if (is_empty(t, n))
+            assert_same_bits(alone, p.b2, D, m->b->isa);
+    }
+    guarded_release();
+}
+
+static void tokens_without_experts_have_the_bias_alone(void **state)
+{
+    (void)state;
+    static bool (*const is_empty[])(int, int) = {first_third, middle_third, last_third,
+                                                 every_other, every};
+    static const int n_tokens[] = {1, 3, 50, 700};
+    moe_backend_shape shape = shape_of(72, 10, 700);
+    for (int isa = 0; isa < N_ISAS; isa++)
+        for (int i = 0; i < 20; i++) {
+            machine m;
+            if (!machine_open(&m, all_isas[isa], 1 + i % 3, &shape))
+                continue;
+            check_empty_tokens(&m, n_tokens[i % 4], is_empty[i / 4]);
+            machine_close(&m);
+        }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -214,6 +274,7 @@ int main(void)
         cmocka_unit_test(all_experts_selected_gives_the_dense_bits),
         cmocka_unit_test(a_token_has_the_same_bits_in_any_batch_on_any_threads),
         cmocka_unit_test(unselected_experts_do_not_matter),
+        cmocka_unit_test(tokens_without_experts_have_the_bias_alone),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -147,7 +147,7 @@ typedef struct {
     const moe_model *model;
     double ratio;
     uint64_t neurons[SEQS]; /* of each sequence, by the scores */
-    int alone, none, all;   /* tokens with one expert over it, with none, with all */
+    int alone, none, all;   /* tokens with one expert, with none, with all */
 } recount;
 
 static uint64_t real_neurons(const moe_ffn *f, int e)
@@ -162,19 +162,18 @@ static uint64_t count_token(recount *r, const moe_layer *layer, float threshold,
 {
     double scores[TINY_EXPERTS];
     uint64_t neurons = 0;
-    int reach = 0, best = 0;
+    int reach = 0;
     ref_scores(&layer->router, x, scores);
     for (int e = 0; e < TINY_EXPERTS; e++) {
         /* Rounding decides nothing. */
         assert_true(fabs(scores[e] - (double)threshold) > 1e-5);
-        best = scores[e] > scores[best] ? e : best;
         neurons += scores[e] >= (double)threshold ? real_neurons(&layer->ffn, e) : 0;
         reach += scores[e] >= (double)threshold;
     }
     r->alone += reach == 1;
     r->none += reach == 0;
     r->all += reach == TINY_EXPERTS;
-    return reach ? neurons : real_neurons(&layer->ffn, best);
+    return neurons;
 }
 
 static moe_status recount_layer(void *ctx, int layer, const float *x, int n_tokens,
@@ -225,12 +224,46 @@ static recount expect_recount(const moe_model *model, double ratio)
 static void what_is_computed_is_what_the_scores_say(void **state)
 {
     (void)state;
-    recount r = expect_recount(dynamic, 0.34);
+    recount r = expect_recount(dynamic, 0.36);
     assert_true(r.none > 0 && r.alone > 0); /* the model tests something */
     expect_recount(dynamic, 0.4);
     r = expect_recount(counted, 0.5);
     assert_true(r.alone > 0 && r.all > 0);
     expect_recount(counted, 0.9);
+}
+
+/* Thresholds that nothing reaches: only biases are left, and no mass. */
+static void a_model_may_compute_no_expert_at_all(void **state)
+{
+    (void)state;
+    moe_model *m = open_as("empty", TINY_MOEFICATION_OF("", ",\"thresholds\":[9,9]",
+                           ",\"thresholds\":[9,9]", ",\"thresholds\":[0,0]"));
+    machine one = machine_open(m, 1, NULL), three = machine_open(m, 3, NULL);
+    moe_selection selection[SEQS];
+    result a = {0}, b = {0};
+    double mass[SEQS];
+    for (int s = 0; s < SEQS; s++) /* the third and the last are dense */
+        selection[s] = (moe_selection){.ratio = s == 2 || s == SEQS - 1 ? 1 : 0.5,
+                                       .policy = MOE_POLICY_THRESHOLD};
+    moe_batch batch = {SEQS, cu_seqlens, ids, NULL, selection};
+    moe_output out = {b.logits, b.effective, mass};
+    run(&one, 0, SEQS, selection, &a);
+    assert_int_equal(moe_forward(three.engine, &batch, &out, NULL), MOE_OK);
+    assert_true(same(&a, &b));
+    uint64_t selected[TINY_LAYERS * TINY_EXPERTS];
+    moe_stats_experts(one.engine, selected);
+    for (int s = 0; s < SEQS; s++) {
+        assert_true(a.effective[s] == (selection[s].ratio < 1 ? 0 : 1));
+        assert_true(mass[s] == a.effective[s]);
+        run(&three, s, 1, selection + s, &b);
+        assert_memory_equal(b.logits, a.logits + s * TINY_LABELS, TINY_LABELS * sizeof(float));
+        assert_true(b.effective[0] == a.effective[s]);
+    }
+    for (int i = 0; i < TINY_LAYERS * TINY_EXPERTS; i++)
+        assert_int_equal(selected[i], 0);
+    machine_close(&one);
+    machine_close(&three);
+    moe_model_close(m);
 }
 
 static void a_layer_without_a_router_stays_dense(void **state)
@@ -349,6 +382,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_is_computed_is_what_the_scores_say),
+        cmocka_unit_test(a_model_may_compute_no_expert_at_all),
         cmocka_unit_test(a_layer_without_a_router_stays_dense),
         cmocka_unit_test(a_sequence_has_the_same_bits_in_a_mixed_batch_as_alone),
         cmocka_unit_test(the_models_policy_holds_unless_told),

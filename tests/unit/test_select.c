@@ -46,24 +46,21 @@ static void check(const float *scores, int n, int k)
     free(out);
 }
 
-/* Those from the threshold on one by one; the best where there is none. */
+/* Those from the threshold on one by one. */
 static void check_threshold(const float *scores, int n, float threshold)
 {
     int32_t *out = malloc((size_t)(n + 1) * sizeof *out);
-    int count = select_threshold_count(scores, n, threshold), filled = 0, best = 0;
-    assert_in_range(count, 1, n);
+    int count = select_threshold_count(scores, n, threshold), filled = 0;
+    assert_in_range(count, 0, n);
     out[count] = -77;
     select_threshold(scores, n, threshold, count, out);
     for (int i = 0; i < n; i++) {
-        best = is_better(scores, i, best) ? i : best;
         if (isnan(scores[i]) || scores[i] < threshold)
             continue;
         assert_true(filled < count);
         assert_int_equal(out[filled], i);
         filled++;
     }
-    if (filled == 0)
-        assert_int_equal(out[filled++], best);
     assert_int_equal(filled, count);
     assert_int_equal(out[count], -77);
     free(out);
@@ -110,10 +107,12 @@ static void a_score_equal_to_the_threshold_reaches_it(void **state)
     check_threshold(scores, 6, nextafterf(0.5f, 1));
 }
 
-static void where_none_reaches_the_threshold_the_best_is_taken(void **state)
+static void where_none_reaches_the_threshold_none_is_taken(void **state)
 {
     (void)state;
     const float ties[] = {-1, 3, 2, 3}, nans[] = {NAN, NAN}, some[] = {NAN, -INFINITY, NAN};
+    assert_int_equal(select_threshold_count(ties, 4, 3.5f), 0);
+    assert_int_equal(select_threshold_count(nans, 2, -3e38f), 0);
     check_threshold(ties, 4, 3.5f);
     check_threshold(nans, 2, -3e38f);
     check_threshold(some, 3, -3e38f);
@@ -184,7 +183,7 @@ int main(void)
         cmocka_unit_test(extremes_are_ordered),
         cmocka_unit_test(random_scores_match_sorting),
         cmocka_unit_test(a_score_equal_to_the_threshold_reaches_it),
-        cmocka_unit_test(where_none_reaches_the_threshold_the_best_is_taken),
+        cmocka_unit_test(where_none_reaches_the_threshold_none_is_taken),
         cmocka_unit_test(where_all_reach_the_threshold_all_but_nan_are_taken),
         cmocka_unit_test(random_scores_match_comparing),
     };
