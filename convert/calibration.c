@@ -2,13 +2,15 @@
  *
  * 1. Every row with text is tokenised (truncated to the model's limit).
  * 2. If the tokens are more than max_tokens, m rows at even distances are kept,
- *    m as large as fits: calibration files are often sorted by source or length. */
+ *    m as large as fits: calibration files are often sorted by source or length.
+ * 3. Parts of it are copies: tokens are small beside what is computed from them. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "convert/calibration.h"
 #include "convert/interrupt.h"
+#include "convert/rng.h"
 
 enum { BATCH_TOKENS = 4096 };
 
@@ -17,6 +19,7 @@ enum { BATCH_TOKENS = 4096 };
 typedef struct {
     moe_tokens *rows;     /* [n_rows] */
     int n_rows;
+    int32_t *row;         /* [n_rows] which row of the data */
     int32_t *length;      /* [n_rows] */
     int32_t *chosen;      /* [n_rows] */
 } token_lists;
@@ -26,6 +29,7 @@ static void token_lists_free(token_lists *t)
     for (int i = 0; t->rows && i < t->n_rows; i++)
         moe_tokens_free(&t->rows[i]);
     free(t->rows);
+    free(t->row);
     free(t->length);
     free(t->chosen);
 }
@@ -43,9 +47,10 @@ static moe_status tokenise(const moe_model *m, const dataset *data, token_lists 
 {
     const size_t n = (size_t)data->n_rows + 1;
     t->rows = calloc(n, sizeof *t->rows);
+    t->row = calloc(n, sizeof *t->row);
     t->length = calloc(n, sizeof *t->length);
     t->chosen = calloc(n, sizeof *t->chosen);
-    if (!t->rows || !t->length || !t->chosen)
+    if (!t->rows || !t->row || !t->length || !t->chosen)
         return moe_fail(err, MOE_E_MEMORY, "%s: no memory for its tokens", data->path);
     for (int i = 0; i < data->n_rows; i++) {
         const dataset_row *row = &data->rows[i];
@@ -59,6 +64,7 @@ static moe_status tokenise(const moe_model *m, const dataset *data, token_lists 
             status = interrupt_check(err);
         if (status != MOE_OK)
             return status;
+        t->row[t->n_rows] = i;
         t->length[t->n_rows] = t->rows[t->n_rows].n;
         t->n_rows++;
     }
@@ -116,8 +122,9 @@ static moe_status choose_rows(const dataset *data, int max_tokens, token_lists *
         c->n_tokens += t->length[t->chosen[j]];
     c->ids = malloc((size_t)c->n_tokens * sizeof *c->ids);
     c->types = malloc((size_t)c->n_tokens * sizeof *c->types);
+    c->row = malloc((size_t)c->n_seqs * sizeof *c->row);
     c->cu_seqlens = malloc(((size_t)c->n_seqs + 1) * sizeof *c->cu_seqlens);
-    if (!c->ids || !c->types || !c->cu_seqlens)
+    if (!c->ids || !c->types || !c->row || !c->cu_seqlens)
         return moe_fail(err, MOE_E_MEMORY, "%s: no memory for %d tokens", data->path,
                         c->n_tokens);
     int32_t at = c->cu_seqlens[0] = 0;
@@ -125,6 +132,7 @@ static moe_status choose_rows(const dataset *data, int max_tokens, token_lists *
         const moe_tokens *row = &t->rows[t->chosen[j]];
         memcpy(c->ids + at, row->ids, (size_t)row->n * sizeof *c->ids);
         memcpy(c->types + at, row->types, (size_t)row->n * sizeof *c->types);
+        c->row[j] = t->row[t->chosen[j]];
         c->cu_seqlens[j + 1] = at += row->n;
     }
     for (int i = 0; i < t->n_rows; i++)
@@ -163,7 +171,96 @@ void calibration_free(calibration *c)
     free(c->cu_seqlens);
     free(c->ids);
     free(c->types);
+    free(c->row);
     *c = (calibration){.n_tokens = 0};
+}
+
+/* ---- parts --------------------------------------------------------------- */
+
+static int length_of(const calibration *c, int seq)
+{
+    return c->cu_seqlens[seq + 1] - c->cu_seqlens[seq];
+}
+
+moe_status calibration_pick(const calibration *c, const int32_t *seq, int n,
+                            calibration *out, moe_error *err)
+{
+    *out = (calibration){.n_seqs = n, .n_rows = c->n_rows, .n_unknown = c->n_unknown};
+    for (int i = 0; i < n; i++)
+        out->n_tokens += length_of(c, seq[i]);
+    const size_t tokens = (size_t)out->n_tokens + 1, seqs = (size_t)n + 1;
+    out->ids = malloc(tokens * sizeof *out->ids);
+    out->types = malloc(tokens * sizeof *out->types);
+    out->row = malloc(seqs * sizeof *out->row);
+    out->cu_seqlens = malloc(seqs * sizeof *out->cu_seqlens);
+    if (!out->ids || !out->types || !out->row || !out->cu_seqlens)
+        return moe_fail(err, MOE_E_MEMORY, "no memory for %d tokens", out->n_tokens);
+    int32_t at = out->cu_seqlens[0] = 0;
+    for (int i = 0; i < n; i++) {
+        const size_t bytes = (size_t)length_of(c, seq[i]) * sizeof *c->ids;
+        memcpy(out->ids + at, c->ids + c->cu_seqlens[seq[i]], bytes);
+        memcpy(out->types + at, c->types + c->cu_seqlens[seq[i]], bytes);
+        out->row[i] = c->row[seq[i]];
+        out->cu_seqlens[i + 1] = at += length_of(c, seq[i]);
+    }
+    return MOE_OK;
+}
+
+/* Draws the held-out sequences; each remaining one is as likely as another. */
+static void draw_held_out(const calibration *c, uint64_t seed, int32_t *train, int *n_train,
+                          int32_t *held, int *n_held)
+{
+    rng r = rng_stream(seed, 0, 'h');
+    int to_hold = (c->n_seqs + 9) / 10, tokens = 0;
+    *n_train = *n_held = 0;
+    for (int s = 0; s < c->n_seqs; s++) {
+        const bool drawn = rng_below(&r, (uint64_t)(c->n_seqs - s)) < (uint64_t)to_hold;
+        to_hold -= drawn;
+        const bool hold = drawn && (*n_held == 0 ||
+                                    tokens + length_of(c, s) <= CALIBRATION_MAX_HELD_OUT);
+        tokens += hold ? length_of(c, s) : 0;
+        if (hold)
+            held[(*n_held)++] = s;
+        if (!hold || c->n_seqs == 1)
+            train[(*n_train)++] = s;
+    }
+}
+
+moe_status calibration_split(const calibration *c, uint64_t seed, calibration *train,
+                             calibration *held_out, moe_error *err)
+{
+    const size_t n = (size_t)c->n_seqs;
+    int32_t *list = malloc(2 * n * sizeof *list);
+    *train = *held_out = (calibration){.n_tokens = 0};
+    if (!list)
+        return moe_fail(err, MOE_E_MEMORY, "no memory for %d sequences", c->n_seqs);
+    int n_train, n_held;
+    draw_held_out(c, seed, list, &n_train, list + n, &n_held);
+    moe_status status = calibration_pick(c, list, n_train, train, err);
+    if (status == MOE_OK)
+        status = calibration_pick(c, list + n, n_held, held_out, err);
+    free(list);
+    return status;
+}
+
+moe_status calibration_sample(const calibration *c, int max_tokens, calibration *out,
+                              moe_error *err)
+{
+    const size_t n = (size_t)c->n_seqs;
+    int32_t *length = malloc(n * sizeof *length), *seq = malloc(n * sizeof *seq);
+    moe_status status;
+    *out = (calibration){.n_tokens = 0};
+    if (length && seq) {
+        for (int s = 0; s < c->n_seqs; s++)
+            length[s] = length_of(c, s);
+        int chosen = calibration_choose(length, c->n_seqs, max_tokens, seq);
+        status = calibration_pick(c, seq, chosen ? chosen : 1, out, err);
+    } else {
+        status = moe_fail(err, MOE_E_MEMORY, "no memory for %d sequences", c->n_seqs);
+    }
+    free(length);
+    free(seq);
+    return status;
 }
 
 /* ---- batches ------------------------------------------------------------- */

@@ -8,6 +8,7 @@ typedef struct {
     int n_tokens, n_seqs;
     int32_t *cu_seqlens;  /* [n_seqs + 1] */
     int32_t *ids, *types; /* [n_tokens] of the chosen rows, end to end */
+    int32_t *row;         /* [n_seqs] which row of the data */
     int n_rows;           /* of the data that hold text */
     int n_unknown;        /* tokens that the vocabulary lacks */
 } calibration;
@@ -19,6 +20,20 @@ typedef struct {
 moe_status calibration_read(const moe_model *m, const dataset *data, int max_tokens,
                             calibration *out, moe_error *err);
 void calibration_free(calibration *c);
+
+/* The sequences seq [n] of c, ascending, as a text of their own; counts of rows and
+ * unknown tokens stay c's. out: calibration_free, also after a failure. */
+moe_status calibration_pick(const calibration *c, const int32_t *seq, int n,
+                            calibration *out, moe_error *err);
+/* Every tenth sequence or so, drawn from the seed, apart from the others; of a single
+ * one both are a copy. held_out has MAX_HELD_OUT tokens at most (or one sequence).
+ * Both: calibration_free, also after a failure. */
+enum { CALIBRATION_MAX_HELD_OUT = 16384 };
+moe_status calibration_split(const calibration *c, uint64_t seed, calibration *train,
+                             calibration *held_out, moe_error *err);
+/* As many whole sequences as max_tokens allows, evenly spread. */
+moe_status calibration_sample(const calibration *c, int max_tokens, calibration *out,
+                              moe_error *err);
 
 /* Evenly spread choice: the most rows whose lengths sum to at most max_tokens.
  * length [n]; chosen [n]: out, ascending; returns how many. 0: not even the

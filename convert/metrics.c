@@ -45,6 +45,19 @@ double softmax_kl(const float *p, const float *q, int n)
     return sum < 0 ? 0 : sum; /* rounding; NaN stays */
 }
 
+double answer_divergence(moe_task task, const float *p, const float *q, int n)
+{
+    if (task == MOE_TASK_CLASSIFY)
+        return softmax_kl(p, q, n);
+    double sum = 0;
+    for (int i = 0; i < n; i++) {
+        const float a[2] = {p[i], 0}, b[2] = {q[i], 0}; /* sigmoid(z) = softmax(z, 0) */
+        const double difference = (double)p[i] - q[i];
+        sum += task == MOE_TASK_REGRESS ? difference * difference : softmax_kl(a, b, 2);
+    }
+    return sum;
+}
+
 double pearson(const double *a, const double *b, int n)
 {
     double mean_a = 0, mean_b = 0, ab = 0, aa = 0, bb = 0;

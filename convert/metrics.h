@@ -4,6 +4,8 @@
 
 #include <stdbool.h>
 
+#include "engine/moe.h"
+
 /* Wilson's 95% interval of a share of hits among n. n 0: [0, 1]. */
 typedef struct { double low, high; } interval;
 interval wilson_interval(int hits, int n);
@@ -13,6 +15,9 @@ int best_label(const float *logits, int n);
 
 /* KL(p || q) in nats of the softmaxes of two rows of logits; never below 0. */
 double softmax_kl(const float *p, const float *q, int n);
+/* How far the answer of logits q is from that of p: softmax_kl, the sum over labels of
+ * KL between their sigmoids, or the squared difference of a regression. */
+double answer_divergence(moe_task task, const float *p, const float *q, int n);
 
 /* Correlation; NaN where one of the two is constant or n < 2. */
 double pearson(const double *a, const double *b, int n);
