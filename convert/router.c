@@ -9,12 +9,12 @@
 #include "convert/router.h"
 
 const router_kind router_kinds[] = {
-    {"norm", router_norm},
-    {"mlp", router_mlp},
-    {"similarity", router_similarity},
-    {"avgk", router_avgk},
-    {"random", router_random},
-    {NULL, NULL},
+    {"norm", router_norm, true},
+    {"mlp", router_mlp, false},
+    {"similarity", router_similarity, false},
+    {"avgk", router_avgk, false},
+    {"random", router_random, false},
+    {NULL, NULL, false},
 };
 
 void router_rows_free(router_rows *r)

@@ -27,6 +27,8 @@ typedef struct {
     const ffn_layer *l;
     const int32_t *neurons; /* [n_experts * 32]: the split */
     const float *mass;      /* [n_tokens, n_experts]: layer_expert_mass */
+    const float *sensitivity; /* [n_tokens], or NULL: how much the model's answer hangs
+                               on what the FFN adds to the token (sensitivity.h) */
     const int32_t *train, *held_out; /* tokens, from router_hold_out */
     int n_train, n_held_out;
 } router_input;
@@ -40,7 +42,10 @@ moe_status router_mlp(const router_input *in, router_rows *out, router_report *r
 /* Cosine of the token and the mean of the expert's normalised rows of W1. */
 moe_status router_similarity(const router_input *in, router_rows *out,
                              router_report *report, moe_error *err);
-/* One linear layer, fitted to the norm of each expert's output by ridge regression. */
+/* One linear layer, fitted by ridge regression to what each expert adds to the answer:
+ * the root of the token's sensitivity times the norm of the expert's output. Its
+ * scores mean the same in all layers and for all tokens. Without sensitivity: fitted
+ * to the norm alone. */
 moe_status router_norm(const router_input *in, router_rows *out, router_report *report,
                        moe_error *err);
 /* EMoE's: the mean input of the expert's neurons, from W1 and b1. */
@@ -53,8 +58,22 @@ moe_status router_random(const router_input *in, router_rows *out,
 typedef struct {
     const char *name;
     router_fn make;
+    bool by_norm; /* it reads the sensitivity, and can be fitted again by router_fit */
 } router_kind;
 extern const router_kind router_kinds[]; /* ended by a NULL name */
+
+/* The regression behind router_norm, rows added by the caller: on any number of rows in
+ * bounded memory. */
+typedef struct router_fit router_fit;
+/* l (its weights) and neurons: the split; both borrowed. */
+moe_status router_fit_create(const ffn_layer *l, const int32_t *neurons, router_fit **out,
+                             moe_error *err);
+/* x [n_rows, d]; sensitivity [n_rows], or NULL. */
+moe_status router_fit_add(router_fit *f, const float *x, const float *sensitivity,
+                          int n_rows, moe_error *err);
+/* out: as after router_rows_alloc. */
+moe_status router_fit_solve(router_fit *f, router_rows *out, moe_error *err);
+void router_fit_free(router_fit *f); /* NULL is fine */
 
 /* Allocates zeroed arrays of a router's shape. */
 moe_status router_rows_alloc(int n_linears, int n_inputs, int n_hidden, int n_experts,

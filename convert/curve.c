@@ -1,9 +1,9 @@
-/* fidelity.c: the model at each ratio against itself dense. Sums run over sequences
+/* curve.c: the model at each ratio against itself dense. Sums run over sequences
  * in the text's order; effective ratios are means weighted by tokens. */
 #include <math.h>
 #include <stdlib.h>
 
-#include "convert/fidelity.h"
+#include "convert/curve.h"
 #include "convert/interrupt.h"
 #include "convert/metrics.h"
 
@@ -56,7 +56,7 @@ static double effective_ratio(const meter *m)
     return sum / m->text->n_tokens;
 }
 
-static void compare(const meter *m, fidelity_row *row)
+static void compare(const meter *m, curve_row *row)
 {
     const int n = m->info->n_labels, n_seqs = m->text->n_seqs;
     const bool classify = m->info->task == MOE_TASK_CLASSIFY;
@@ -76,14 +76,14 @@ static void compare(const meter *m, fidelity_row *row)
     row->mean_abs_difference = regress ? difference / n_seqs : NAN;
 }
 
-static moe_status measure_policy(meter *m, moe_policy policy, progress *bar, fidelity *out,
+static moe_status measure_policy(meter *m, moe_policy policy, progress *bar, fidelity_curve *out,
                                  moe_error *err)
 {
     moe_status status = MOE_OK;
     for (int r = 0; status == MOE_OK && r < N_RATIOS; r++) {
-        fidelity_row *row = &out->rows[out->n_rows++];
+        curve_row *row = &out->rows[out->n_rows++];
         const moe_selection how = {ratio_grid[r], MOE_SELECT_ROUTER, policy};
-        *row = (fidelity_row){.policy = policy, .ratio = ratio_grid[r]};
+        *row = (curve_row){.policy = policy, .ratio = ratio_grid[r]};
         status = run_text(m, how, m->sparse, err);
         row->effective_ratio = effective_ratio(m);
         compare(m, row);
@@ -122,12 +122,12 @@ static void meter_free(meter *m)
     free(m->sparse);
 }
 
-moe_status fidelity_measure(const moe_model *model, moe_pool *pool, const calibration *text,
-                            const dataset *data, progress *bar, fidelity *out,
+moe_status curve_measure(const moe_model *model, moe_pool *pool, const calibration *text,
+                            const dataset *data, progress *bar, fidelity_curve *out,
                             moe_error *err)
 {
     meter m;
-    *out = (fidelity){.n_seqs = text->n_seqs, .n_tokens = text->n_tokens};
+    *out = (fidelity_curve){.n_seqs = text->n_seqs, .n_tokens = text->n_tokens};
     moe_status status = meter_create(model, pool, text, &m, err);
     if (status == MOE_OK) {
         const bool dynamic = m.info->has_mean_experts;

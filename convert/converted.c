@@ -1,0 +1,145 @@
+/* converted.c: packing into the kernels' layouts, and who owns the arrays. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "convert/converted.h"
+#include "engine/model/pack.h"
+
+/* Arrays of one layer; each is made once, at the first put. */
+typedef struct {
+    float *w1, *b1, *w2, *frequency;
+    int32_t *neurons;
+    float *first, *first_bias, *second, *second_bias;
+} layer_arrays;
+
+struct converted_memory {
+    moe_layer *layers;
+    layer_arrays *arrays; /* [n_layers] */
+};
+
+moe_status converted_create(const moe_model *m, const bool *wanted, converted *out,
+                            moe_error *err)
+{
+    const size_t n = (size_t)m->weights.n_layers;
+    *out = (converted){.model = *m};
+    out->layers = calloc(n, sizeof *out->layers);
+    out->wanted = malloc(n * sizeof *out->wanted);
+    out->memory = calloc(1, sizeof *out->memory);
+    if (out->memory) {
+        out->memory->layers = malloc(n * sizeof(moe_layer));
+        out->memory->arrays = calloc(n, sizeof(layer_arrays));
+    }
+    if (!out->layers || !out->wanted || !out->memory || !out->memory->layers ||
+        !out->memory->arrays)
+        return moe_fail(err, MOE_E_MEMORY, "no memory for %d layers", m->weights.n_layers);
+    memcpy(out->wanted, wanted, n * sizeof *wanted);
+    memcpy(out->memory->layers, m->weights.layers, n * sizeof(moe_layer));
+    out->model.weights.layers = out->memory->layers;
+    return MOE_OK;
+}
+
+void converted_free(converted *c)
+{
+    for (int l = 0; c->memory && c->memory->arrays && l < c->model.weights.n_layers; l++) {
+        layer_arrays *a = &c->memory->arrays[l];
+        free(a->w1);
+        free(a->b1);
+        free(a->w2);
+        free(a->frequency);
+        free(a->neurons);
+        free(a->first);
+        free(a->first_bias);
+        free(a->second);
+        free(a->second_bias);
+    }
+    if (c->memory) {
+        free(c->memory->arrays);
+        free(c->memory->layers);
+    }
+    free(c->memory);
+    free(c->layers);
+    free(c->wanted);
+    ratio_table_free(&c->table);
+    *c = (converted){.n_tokens = 0};
+}
+
+/* *array of 64-byte aligned floats, unless it is there already. */
+static bool make(float **array, size_t floats)
+{
+    if (!*array)
+        *array = aligned_alloc(64, (floats * sizeof(float) + 63) / 64 * 64);
+    return *array != NULL;
+}
+
+static moe_status no_memory(int layer, moe_error *err)
+{
+    return moe_fail(err, MOE_E_MEMORY, "no memory for layer %d", layer);
+}
+
+moe_status converted_put_ffn(converted *c, int layer, const float *w1, const float *b1,
+                             const float *w2, const int32_t *neurons,
+                             const float *frequency, moe_error *err)
+{
+    layer_arrays *a = &c->memory->arrays[layer];
+    moe_layer *to = &c->memory->layers[layer];
+    const int d = to->ffn.d, d_ff = to->ffn.d_ff, n = to->ffn.n_experts;
+    const size_t places = (size_t)n * MOE_EXPERT_SIZE;
+    if (!a->neurons)
+        a->neurons = malloc(places * sizeof *a->neurons);
+    if (!make(&a->w1, places * (size_t)d) || !make(&a->b1, places) ||
+        !make(&a->w2, pack_w2_floats(n, d)) || !make(&a->frequency, (size_t)n) ||
+        !a->neurons)
+        return no_memory(layer, err);
+    memcpy(a->neurons, neurons, places * sizeof *neurons);
+    memcpy(a->frequency, frequency, (size_t)n * sizeof *frequency);
+    pack_w1(w1, d_ff, d, n, neurons, a->w1);
+    pack_b1(b1, d_ff, n, neurons, a->b1);
+    pack_w2(w2, d_ff, d, n, neurons, a->w2);
+    to->ffn.w1 = a->w1;
+    to->ffn.b1 = a->b1;
+    to->ffn.w2 = a->w2;
+    to->ffn.neurons = a->neurons;
+    to->router.frequency = a->frequency;
+    return MOE_OK;
+}
+
+static bool pack_router_linear(const float *rows, const float *bias, int n, int k,
+                               float **w, float **b, moe_linear *out)
+{
+    if (!make(w, pack_linear_floats(n, k)) || !make(b, (size_t)n))
+        return false;
+    pack_linear(rows, n, k, *w);
+    memcpy(*b, bias, (size_t)n * sizeof **b);
+    *out = (moe_linear){.n = n, .k = k, .w = *w, .b = *b};
+    return true;
+}
+
+moe_status converted_put_router(converted *c, int layer, const router_rows *r,
+                                moe_error *err)
+{
+    layer_arrays *a = &c->memory->arrays[layer];
+    moe_layer *to = &c->memory->layers[layer];
+    const int n = to->ffn.n_experts, width = r->n_linears == 2 ? r->n_hidden : n;
+    to->router.present = true;
+    to->router.normalize = r->normalize;
+    to->router.n_linears = r->n_linears;
+    if (!pack_router_linear(r->first, r->first_bias, width, to->ffn.d, &a->first,
+                            &a->first_bias, &to->router.first))
+        return no_memory(layer, err);
+    if (r->n_linears == 2 &&
+        !pack_router_linear(r->second, r->second_bias, n, width, &a->second,
+                            &a->second_bias, &to->router.second))
+        return no_memory(layer, err);
+    return MOE_OK;
+}
+
+void converted_use_table(converted *c, moe_policy policy)
+{
+    moe_model_info *info = &c->model.info;
+    info->moefied = true;
+    info->n_ratio_rows = N_RATIOS;
+    info->ratio_rows = c->table.rows;
+    info->has_thresholds = c->table.thresholds != NULL;
+    info->has_mean_experts = c->table.mean != NULL;
+    info->policy = policy;
+}
