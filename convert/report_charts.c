@@ -37,7 +37,7 @@ static double *numbers(heap *h, int n)
 __attribute__((format(printf, 2, 3)))
 static const char *text(heap *h, const char *format, ...)
 {
-    enum { SIZE = 96 };
+    enum { SIZE = 160 };
     char *to = take(h, SIZE, 1);
     va_list args;
     va_start(args, format);
@@ -236,17 +236,23 @@ static void fidelity_card(FILE *to, heap *h, const figures *f, const char *id,
         write_card(to, id, aid, &c, columns, n_columns, n_rows);
 }
 
-static void class_cards(FILE *to, heap *h, const figures *f)
+static const char *agreement_aid(heap *h, const figures *f)
 {
     const evaluation *router = report_at(report_series(f, "router"), 0.25);
     const evaluation *oracle = report_at(report_series(f, "oracle"), 0.25);
+    if (!router || !oracle)
+        return "Share of the rows that get the dense model's label.";
+    return text(h, "At ratio 0.25, %.1f%% of the rows get the dense model's label, %.1f%% if the "
+                "oracle chose.", 100 * router->agreement, 100 * oracle->agreement);
+}
+
+static void class_cards(FILE *to, heap *h, const figures *f)
+{
     svg_axis kl = axis("KL(dense \xE2\x80\x96 sparse), nats (log scale)", SVG_NUMBER);
     kl.log = true;
     fidelity_card(to, h, f, "agreement", "Agreement with the dense model",
-                  text(h, "At ratio 0.25, %.1f%% of the rows get the dense model's label, %.1f%% "
-                       "if the oracle chose.", 100 * (router ? router->agreement : NAN),
-                       100 * (oracle ? oracle->agreement : NAN)),
-                  axis("rows with the dense model's label", SVG_PERCENT), get_agreement);
+                  agreement_aid(h, f), axis("rows with the dense model's label", SVG_PERCENT),
+                  get_agreement);
     fidelity_card(to, h, f, "kl", "KL divergence from the dense model",
                   "Lower is closer to the dense model's probabilities; at ratio 1 it is 0.", kl,
                   get_kl);
