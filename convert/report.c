@@ -181,8 +181,8 @@ void report_budgets(FILE *to, const figures *f)
     fprintf(to, "<section>\n<h2>Budgets</h2>\n<figure class=\"card wide\" id=\"budgets\">\n"
             "<figcaption><h3>Experts computed per layer, of %d</h3>\n<p>One row per ratio of the "
             "model's table (share of the model's FFN neurons), one column per layer; the stronger "
-            "a cell's colour, the more of the layer is computed. Requests between two rows get counts "
-            "between them.</p></figcaption>\n"
+            "a cell's colour, the more of the layer is computed. Requests between two rows get "
+            "counts between them.</p></figcaption>\n"
             "<div class=\"scroll\"><table class=\"heatmap\">\n<thead><tr><th scope=\"col\">ratio"
             "</th>", f->info->n_experts);
     for (int i = 0; i < n; i++)
