@@ -151,54 +151,6 @@ static moe_status measure_fidelity(session *s, const dataset *thin, figures *f, 
     return status;
 }
 
-static double number_or_nan(const json *row, const char *key)
-{
-    double value;
-    return json_get_number(row, key, &value) ? value : NAN;
-}
-
-/* Rows of config.json's curve are grouped by policy; one without is of "topk". */
-static bool add_stored_row(figures *f, const json *row)
-{
-    const char *policy = json_get_string(row, "policy");
-    char name[80];
-    fidelity *s = NULL;
-    snprintf(name, sizeof name, "stored, %.48s", policy ? policy : "topk");
-    for (int i = 0; i < f->n_series; i++)
-        if (f->series[i].stored && strcmp(f->series[i].name, name) == 0)
-            s = &f->series[i];
-    if (!s && f->n_series == MAX_SERIES)
-        return true; /* more policies than a chart has room for */
-    if (!s && !(s = add_series(f, name, 0)))
-        return false;
-    s->stored = true;
-    evaluation *at = realloc(s->at, (size_t)(s->n + 1) * sizeof *at);
-    if (!at)
-        return false;
-    s->at = at;
-    const double ratio = number_or_nan(row, "ratio");
-    const double effective = number_or_nan(row, "effective_ratio");
-    s->at[s->n++] = (evaluation){
-        .ratio = ratio, .effective_ratio = isnan(effective) ? ratio : effective,
-        .agreement = number_or_nan(row, "agreement"), .kl = number_or_nan(row, "kl"),
-        .accuracy = number_or_nan(row, "accuracy"), .mass = number_or_nan(row, "mass"),
-        .mean_abs_difference = number_or_nan(row, "mean_abs_difference"),
-        .pearson = number_or_nan(row, "pearson"), .spearman = number_or_nan(row, "spearman")};
-    return true;
-}
-
-static moe_status add_stored(figures *f, moe_error *err)
-{
-    const char *text = f->info->moefication_json;
-    json *j = json_parse_text(text, strlen(text));
-    const json *list = json_get(j, "fidelity");
-    bool enough = true;
-    for (const json *row = list ? json_first(list) : NULL; row && enough; row = json_next(row))
-        enough = add_stored_row(f, row);
-    json_free(j);
-    return enough ? MOE_OK : moe_fail(err, MOE_E_MEMORY, "no memory for the stored curve");
-}
-
 /* ---- layers --------------------------------------------------------------------- */
 
 /* The row of the model's table nearest to a quarter: counts that it really uses. */
@@ -331,7 +283,7 @@ moe_status figures_make(session *s, const dataset *data, const char *spool_dir, 
     if (status == MOE_OK)
         status = measure_fidelity(s, &thin, out, err);
     if (status == MOE_OK)
-        status = add_stored(out, err);
+        status = fidelity_stored(s->info, MAX_SERIES, out->series, &out->n_series, err);
     if (status == MOE_OK)
         status = capture_and_look(s, &thin, spool_dir, out, err);
     free(thin.rows);

@@ -6,7 +6,7 @@
 #include "convert/analysis.h"
 #include "convert/cli.h"
 #include "convert/dataset.h"
-#include "convert/evaluate.h"
+#include "convert/fidelity.h"
 #include "convert/json.h"
 
 enum {
@@ -14,15 +14,6 @@ enum {
     LAYER_TOKENS = 16384,    /* the same for the layers: their inputs lie on disk */
     MAX_SERIES = 12, CDF_POINTS = 61,
 };
-
-/* One curve of quality against ratio. */
-typedef struct {
-    char name[80];
-    bool stored;      /* from config.json: `at` has ratio, effective_ratio, agreement,
-                         kl and accuracy, NaN where not stated */
-    int n;
-    evaluation *at;   /* [n], ratios ascending */
-} fidelity;
 
 typedef struct {
     const moe_model_info *info;

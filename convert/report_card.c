@@ -6,6 +6,8 @@
 
 #include "convert/report_card.h"
 
+enum { PLAIN_DIGITS = 6 };
+
 /* ---- memory -------------------------------------- */
 
 typedef struct heap_block { struct heap_block *next; max_align_t bytes[]; } block;
@@ -48,9 +50,22 @@ void heap_free(heap *h)
 
 /* ---- cards ----------------------------------------------------------------------- */
 
+/* Fixed decimals, so that those of a column stand below each other. */
+static void write_cell(FILE *to, const card_column *c, int row)
+{
+    const double v = c->values[row];
+    char text[32];
+    if (isnan(v) || c->decimals == PLAIN)
+        svg_value(c->kind, v, PLAIN_DIGITS, text, sizeof text);
+    else if (c->kind == SVG_PERCENT)
+        snprintf(text, sizeof text, "%.*f%%", c->decimals, 100 * v);
+    else
+        snprintf(text, sizeof text, "%.*f", c->decimals, v);
+    fputs(text, to);
+}
+
 static void write_table(FILE *to, const card_column *c, int n_columns, int n_rows)
 {
-    char cell[32];
     fputs("<details><summary>Numbers</summary><div class=\"scroll\"><table>\n<thead><tr>", to);
     for (int i = 0; i < n_columns; i++) {
         fputs("<th scope=\"col\">", to);
@@ -61,8 +76,9 @@ static void write_table(FILE *to, const card_column *c, int n_columns, int n_row
     for (int r = 0; r < n_rows; r++) {
         fputs("<tr>", to);
         for (int i = 0; i < n_columns; i++) {
-            svg_value(c[i].kind, c[i].values[r], c[i].digits, cell, sizeof cell);
-            fprintf(to, i == 0 ? "<th scope=\"row\">%s</th>" : "<td>%s</td>", cell);
+            fputs(i == 0 ? "<th scope=\"row\">" : "<td>", to);
+            write_cell(to, &c[i], r);
+            fputs(i == 0 ? "</th>" : "</td>", to);
         }
         fputs("</tr>\n", to);
     }

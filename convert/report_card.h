@@ -15,11 +15,13 @@ double *heap_numbers(heap *h, int n);
 const char *heap_text(heap *h, const char *format, ...) __attribute__((format(printf, 2, 3)));
 void heap_free(heap *h);
 
+enum { PLAIN = -1 };
+
 /* A column of a card's table. */
 typedef struct {
     const char *head;
     svg_kind kind;
-    int digits;
+    int decimals;         /* PLAIN: as few as its value takes */
     const double *values; /* [rows] */
 } card_column;
 

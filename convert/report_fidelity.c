@@ -89,7 +89,7 @@ static int fidelity_table(heap *h, const figures *f, quality get, svg_kind kind,
         const evaluation *e = report_at(base, ratio[i]);
         effective[i] = e ? e->effective_ratio : NAN;
     }
-    c[n_columns++] = (card_column){"ratio", SVG_NUMBER, 4, ratio};
+    c[n_columns++] = (card_column){"ratio", SVG_NUMBER, PLAIN, ratio};
     c[n_columns++] = (card_column){"effective", SVG_NUMBER, 4, effective};
     for (int s = 0; s < f->n_series; s++) {
         double *values = heap_numbers(h, n);
@@ -99,7 +99,7 @@ static int fidelity_table(heap *h, const figures *f, quality get, svg_kind kind,
             const evaluation *e = report_at(&f->series[s], ratio[i]);
             values[i] = !e ? NAN : get == get_kl ? e->kl : get(e);
         }
-        c[n_columns++] = (card_column){f->series[s].name, kind, kind == SVG_PERCENT ? 4 : 3,
+        c[n_columns++] = (card_column){f->series[s].name, kind, kind == SVG_PERCENT ? 1 : 4,
                                        values};
     }
     *n_rows = n;

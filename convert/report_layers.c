@@ -46,7 +46,7 @@ static void cdf_card(FILE *to, heap *h, const figures *f)
     double *x = heap_numbers(h, CDF_POINTS), most = 0;
     for (int i = 0; x && i < CDF_POINTS; i++)
         x[i] = figures_cdf_share(f, i);
-    columns[0] = (card_column){"at most", SVG_PERCENT, 3, x};
+    columns[0] = (card_column){"at most", SVG_PERCENT, 2, x};
     for (int i = 0; i < n; i++) {
         const layer_figures *l = &f->layers[layer[i]];
         double *y = heap_numbers(h, CDF_POINTS);
@@ -56,7 +56,7 @@ static void cdf_card(FILE *to, heap *h, const figures *f)
             n_points += k == 0 || y[k - 1] < 1;
         }
         series[i] = layer_curve(h, layer[i], i, n, x, y, n_points);
-        columns[i + 1] = (card_column){heap_text(h, "layer %d", layer[i]), SVG_PERCENT, 4, y};
+        columns[i + 1] = (card_column){heap_text(h, "layer %d", layer[i]), SVG_PERCENT, 1, y};
         most = fmax(most, l->active);
     }
     svg_chart c = {.title = "Neurons activated per token", .series = series, .n_series = n,
@@ -97,11 +97,11 @@ static void frequency_card(FILE *to, heap *h, const figures *f, const int *layer
     double *rank = heap_numbers(h, n_ranks);
     for (int i = 0; rank && i < n_ranks; i++)
         rank[i] = 1 + (n_ranks > 1 ? (int64_t)i * (experts - 1) / (n_ranks - 1) : 0);
-    columns[0] = (card_column){"rank", SVG_WHOLE, 6, rank};
+    columns[0] = (card_column){"rank", SVG_WHOLE, PLAIN, rank};
     for (int i = 0; i < n; i++) {
         const double *y = ranked(h, &f->layers[layer[i]], n_ranks);
         series[i] = layer_curve(h, layer[i], i, n, rank, y, n_ranks);
-        columns[i + 1] = (card_column){heap_text(h, "layer %d", layer[i]), SVG_PERCENT, 3, y};
+        columns[i + 1] = (card_column){heap_text(h, "layer %d", layer[i]), SVG_PERCENT, 1, y};
     }
     svg_rule rule = {heap_text(h, "all alike: %g", f->selected_ratio), f->selected_ratio};
     svg_chart c = {.title = heap_text(h, "Selection frequency at ratio %g", f->selected_ratio),
@@ -152,14 +152,14 @@ static void layer_card(FILE *to, heap *h, const figures *f, const int *layer, in
     card_column columns[9];
     const char **names = heap_take(h, (size_t)n, sizeof *names);
     const double *index = per_layer(h, f, layer, n, get_index);
-    columns[0] = (card_column){"layer", SVG_WHOLE, 6, index};
+    columns[0] = (card_column){"layer", SVG_WHOLE, PLAIN, index};
     for (int i = 0; names && i < n; i++)
         names[i] = heap_text(h, "%d", layer[i]);
     for (int s = 0; s < n_rows; s++) {
         const double *y = per_layer(h, f, layer, n, rows[s].get);
         series[s] = (svg_series){.name = rows[s].name, .x = index, .y = y, .n = n,
                                  .style = rows[s].style, .look = rows[s].look};
-        columns[s + 1] = (card_column){rows[s].name, c.y.kind, c.y.kind == SVG_PERCENT ? 4 : 3, y};
+        columns[s + 1] = (card_column){rows[s].name, c.y.kind, c.y.kind == SVG_PERCENT ? 1 : 3, y};
     }
     c.x = card_axis("layer", SVG_WHOLE);
     c.series = series;

@@ -71,6 +71,7 @@ const char report_style[] =
     "details{margin-top:10px;font-size:13px}\n"
     "summary{cursor:pointer;color:var(--soft)}\n"
     ".scroll{overflow-x:auto;margin-top:8px}\n"
+    "details table{width:100%}\n"
     "details .scroll{max-height:420px;overflow-y:auto}\n"
     "table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:13px}\n"
     "th,td{padding:3px 10px;text-align:right;white-space:nowrap}\n"

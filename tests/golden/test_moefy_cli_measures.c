@@ -168,6 +168,27 @@ static void inspect_tells_what_a_model_is(void **state)
     command_free(&r);
 }
 
+static void inspect_draws_the_stored_curve(void **state)
+{
+    (void)state;
+    command_result r = MOEFY("inspect %s", tiny_moe);
+    assert_done(&r);
+    assert_null(strstr(r.out, "agreement with dense")); /* there is none */
+    command_free(&r);
+    r = SHELL("cd '%s' && rm -rf stored && cp -r '%s' stored && sed -i 's/\"provenance\"/"
+              "\"fidelity\":[{\"ratio\":0.25,\"agreement\":0.8,\"kl\":0.1},{\"ratio\":0.5,"
+              "\"agreement\":0.9,\"kl\":0.1}],\"provenance\"/' stored/config.json && "
+              "\"$P\" inspect stored", scratch, tiny_moe);
+    assert_done(&r);
+    assert_non_null(strstr(r.out, "\nagreement with dense, as the conversion measured it"));
+    /* 0.8 is the line's start, 0.9 its middle; 0.25 is no row of the ratio table. */
+    assert_non_null(strstr(r.out, "    0.25  |A.......................................|    80.0%\n"));
+    assert_non_null(strstr(r.out, "     0.5  |....................A...................|    90.0%"
+                                  "            1   2\n"));
+    assert_null(strchr(r.out, '\033'));
+    command_free(&r);
+}
+
 static void bench_times_shapes_and_models(void **state)
 {
     (void)state;
@@ -223,6 +244,7 @@ int main(void)
         cmocka_unit_test(eval_says_what_a_model_cannot_do),
         cmocka_unit_test(a_regression_is_judged_by_correlation),
         cmocka_unit_test(inspect_tells_what_a_model_is),
+        cmocka_unit_test(inspect_draws_the_stored_curve),
         cmocka_unit_test(bench_times_shapes_and_models),
         cmocka_unit_test(wrong_options_of_bench_are_told),
     };

@@ -182,12 +182,40 @@ static void drawn_layers_are_spread_over_all(void **state)
         layer_figures_free(&m.layers[l]);
 }
 
+static void stored_curves_are_told_apart_by_policy(void **state)
+{
+    (void)state;
+    const moe_model_info info = {
+        .moefication_json = "{\"fidelity\":[{\"ratio\":0.25,\"agreement\":0.9},"
+                            "{\"policy\":\"threshold\",\"ratio\":0.25,\"effective_ratio\":0.26,"
+                            "\"agreement\":0.95,\"kl\":0.5},{\"policy\":\"topk\",\"ratio\":0.5},"
+                            "{\"policy\":\"third\",\"ratio\":1}]}"};
+    fidelity series[2];
+    int n = 0;
+    assert_int_equal(fidelity_stored(&info, 2, series, &n, NULL), MOE_OK);
+    assert_int_equal(n, 2); /* no room for the third */
+    assert_string_equal(series[0].name, "stored, topk");
+    assert_string_equal(series[1].name, "stored, threshold");
+    assert_int_equal(series[0].n, 2);
+    assert_int_equal(series[1].n, 1);
+    assert_true(series[0].at[0].effective_ratio == 0.25 && isnan(series[0].at[0].kl));
+    assert_true(series[0].at[1].ratio == 0.5 && isnan(series[0].at[1].agreement));
+    assert_true(series[1].at[0].effective_ratio == 0.26 && series[1].at[0].kl == 0.5);
+    free(series[0].at);
+    free(series[1].at);
+    const moe_model_info plain = {.moefication_json = ""};
+    n = 0;
+    assert_int_equal(fidelity_stored(&plain, 2, series, &n, NULL), MOE_OK);
+    assert_int_equal(n, 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_huge_model_still_makes_a_small_page),
         cmocka_unit_test(names_are_never_markup),
         cmocka_unit_test(layers_without_experts_and_regressions_have_their_own_charts),
+        cmocka_unit_test(stored_curves_are_told_apart_by_policy),
         cmocka_unit_test(drawn_layers_are_spread_over_all),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
