@@ -80,7 +80,7 @@ static void fidelity_tile(FILE *to, const figures *f, double ratio)
         tile(to, label, value, "mean, absolute, from dense");
     } else {
         snprintf(label, sizeof label, "agreement at ratio %g", ratio);
-        svg_value(SVG_PERCENT, e->agreement, 3, value, sizeof value);
+        snprintf(value, sizeof value, "%.1f%%", 100 * e->agreement);
         tile(to, label, value, "KL %.3g nats", e->kl);
     }
 }
@@ -97,11 +97,11 @@ static void layer_tiles(FILE *to, const figures *f)
             n_routed++;
         }
     }
-    svg_value(SVG_PERCENT, active, 3, value, sizeof value);
+    snprintf(value, sizeof value, "%.1f%%", 100 * active);
     tile(to, "neurons active", value, "mean over tokens and layers");
     if (n_routed == 0)
         return;
-    svg_value(SVG_PERCENT, caught / n_routed, 3, value, sizeof value);
+    snprintf(value, sizeof value, "%.1f%%", 100 * caught / n_routed);
     tile(to, "activation mass kept", value, "by the router at 20%% of the experts");
 }
 
@@ -183,11 +183,12 @@ void report_budgets(FILE *to, const figures *f)
             "model's table (share of the model's FFN neurons), one column per layer; the stronger "
             "a cell's colour, the more of the layer is computed. Requests between two rows get "
             "counts between them.</p></figcaption>\n"
-            "<div class=\"scroll\"><table class=\"heatmap\">\n<thead><tr><th scope=\"col\">ratio"
-            "</th>", f->info->n_experts);
+            "<div class=\"scroll\"><table class=\"heatmap\">\n<thead><tr><th scope=\"col\" "
+            "rowspan=\"2\">ratio</th><th class=\"soft\" colspan=\"%d\">layer</th>"
+            "<th scope=\"col\" rowspan=\"2\">mean</th></tr>\n<tr>", f->info->n_experts, n);
     for (int i = 0; i < n; i++)
-        fprintf(to, "<th scope=\"col\"><span class=\"soft\">layer</span> %d</th>", layer[i]);
-    fputs("<th scope=\"col\">mean</th></tr></thead>\n<tbody>\n", to);
+        fprintf(to, "<th scope=\"col\">%d</th>", layer[i]);
+    fputs("</tr></thead>\n<tbody>\n", to);
     for (int i = 0; i < rows; i++) {
         const int at = rows == 1 ? all - 1 : (int)((int64_t)i * (all - 1) / (rows - 1));
         budget_row(to, f, &f->info->ratio_rows[at], layer, n);

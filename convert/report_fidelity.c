@@ -175,10 +175,11 @@ static void value_cards(FILE *to, heap *h, const figures *f)
 bool report_fidelity(FILE *to, const figures *f)
 {
     heap h = {.last = NULL};
-    fputs("<section>\n<h2>Fidelity</h2>\n<p class=\"intro\">What each ratio keeps of the dense "
-          "model. The oracle knows which experts are the most active, random chooses by chance, "
-          "frequency computes the same experts for every token. The band around the router is "
-          "Wilson's 95% interval.</p>\n<div class=\"grid\">\n", to);
+    fprintf(to, "<section>\n<h2>Fidelity</h2>\n<p class=\"intro\">What each ratio keeps of the "
+            "dense model. The oracle knows which experts are the most active, random chooses by "
+            "chance, frequency computes the same experts for every token.%s</p>\n"
+            "<div class=\"grid\">\n", f->regress ? "" : " The band around the router is "
+            "Wilson's 95% interval.");
     if (f->regress)
         value_cards(to, &h, f);
     else

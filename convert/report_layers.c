@@ -162,6 +162,8 @@ static void layer_card(FILE *to, heap *h, const figures *f, const int *layer, in
         columns[s + 1] = (card_column){rows[s].name, c.y.kind, c.y.kind == SVG_PERCENT ? 1 : 3, y};
     }
     c.x = card_axis("layer", SVG_WHOLE);
+    c.x.min = n > 1 ? layer[0] : NAN;
+    c.x.max = n > 1 ? layer[n - 1] : NAN;
     c.series = series;
     c.n_series = n_rows;
     c.category = names;

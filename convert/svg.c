@@ -369,14 +369,15 @@ static void sample(FILE *to, const svg_series *s)
 void svg_legend(FILE *to, const svg_chart *c)
 {
     fputs("<ul class=\"legend\">", to);
-    for (int s = 0; s < c->n_series; s++) {
-        if (!*c->series[s].name)
-            continue;
-        fputs("<li>", to);
-        sample(to, &c->series[s]);
-        svg_escape(to, c->series[s].name);
-        fputs("</li>", to);
-    }
+    for (int faint = 0; faint < 2; faint++) /* thin lines after the others */
+        for (int s = 0; s < c->n_series; s++) {
+            if (!*c->series[s].name || (c->series[s].look == SVG_FAINT_LINE) != faint)
+                continue;
+            fputs("<li>", to);
+            sample(to, &c->series[s]);
+            svg_escape(to, c->series[s].name);
+            fputs("</li>", to);
+        }
     for (int i = 0; i < c->n_rules; i++) {
         fputs("<li><svg viewBox=\"0 0 34 14\" aria-hidden=\"true\"><path class=\"rule\" "
               "d=\"M1 7h32\"/></svg>", to);
