@@ -280,6 +280,20 @@ static void a_page_is_replaced_whole_or_not_at_all(void **state)
     command_free(&r);
 }
 
+/* SIGTERM, as a shell starts its background jobs with SIGINT ignored. */
+static void a_signal_leaves_nothing_behind(void **state)
+{
+    (void)state;
+    command_result r = SHELL(
+        "cd '%s' && rm -f sig.html* && (cat rows.tsv; for i in $(seq 800); do tail -n +2 rows.tsv; "
+        "done) > long.tsv && { \"$P\" report '%s' --data long.tsv -o sig.html & } && pid=$! && "
+        "until ls sig.html.tmp.* >/dev/null 2>&1; do kill -0 $pid || exit 9; sleep 0.01; done && "
+        "kill -TERM $pid; wait $pid; echo $?; ls sig.html* 2>/dev/null", scratch, tiny_moe);
+    assert_non_null(strstr(r.err, "moefy: interrupted by signal 15\n"));
+    assert_string_equal(r.out, "143\n");
+    command_free(&r);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -294,6 +308,7 @@ int main(void)
         cmocka_unit_test(what_cannot_be_reported_is_told_in_one_line),
         cmocka_unit_test(several_labels_a_row_are_refused),
         cmocka_unit_test(a_page_is_replaced_whole_or_not_at_all),
+        cmocka_unit_test(a_signal_leaves_nothing_behind),
     };
     return cmocka_run_group_tests(tests, set_up, NULL);
 }
