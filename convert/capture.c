@@ -46,7 +46,7 @@ static moe_status keep_rows(void *ctx, int layer, const float *x, int n_tokens,
     for (size_t i = 0; i < floats; i++)
         if (!isfinite(x[i]))
             return moe_fail(err, MOE_E_FORMAT,
-                            "layer %d: a value of calibration token %zu is not finite",
+                            "layer %d: a value of token %zu is not finite",
                             layer, (size_t)s->done[layer] + i / (size_t)s->c->d);
     const size_t at = (size_t)region * s->c->region_bytes +
                       (size_t)s->done[layer] * (size_t)s->c->d * sizeof(float);
@@ -84,7 +84,7 @@ static moe_status run_model(const moe_model *m, moe_pool *pool, const calibratio
     const moe_engine_options options = {.capture = keep_rows, .capture_ctx = &s};
     moe_engine *e;
     moe_status status = moe_engine_create(m, pool, &options, &e, err);
-    progress_begin(bar, "reading calibration text", c->n_tokens);
+    progress_begin(bar, "reading text", c->n_tokens);
     if (status == MOE_OK)
         status = run_batches(m, e, t, bar, err);
     progress_end(bar);

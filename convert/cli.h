@@ -68,6 +68,7 @@ double cli_seconds(void);
 /* Subcommands: argv[0] is the subcommand's name. */
 int cmd_convert(int argc, char **argv);
 int cmd_eval(int argc, char **argv);
+int cmd_report(int argc, char **argv);
 int cmd_bench(int argc, char **argv);
 int cmd_run(int argc, char **argv);
 int cmd_inspect(int argc, char **argv);

@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 
 #include "convert/cli.h"
+#include "convert/fidelity.h"
 #include "convert/json.h"
 #include "convert/session.h"
 #include "convert/table.h"
@@ -14,8 +15,8 @@
 
 static const char usage[] =
     "moefy inspect MODEL [--json]\n"
-    "Shows a model's facts: shape, labels, experts, router, policy, provenance, files and\n"
-    "ratio table.";
+    "Shows a model's facts: shape, labels, experts, router, policy, provenance, files,\n"
+    "ratio table, and how close it stays to dense, as far as its conversion measured it.";
 
 enum { MAX_FILES = 256, BAR_WIDTH = 48, DIGITS = 9 };
 
@@ -227,6 +228,21 @@ static void print_picture(const moe_model *m)
     }
 }
 
+/* The quality at each ratio, if the conversion wrote it down. */
+static void print_fidelity(const moe_model_info *info)
+{
+    enum { MAX_CURVES = 8 };
+    fidelity series[MAX_CURVES];
+    moe_error err;
+    int n = 0;
+    if (fidelity_stored(info, MAX_CURVES, series, &n, &err) == MOE_OK)
+        fidelity_print(info, series, n);
+    else
+        fprintf(stderr, "moefy: note: %s\n", err.message);
+    for (int i = 0; i < n; i++)
+        free(series[i].at);
+}
+
 static void print_human(const moe_model *m, const file_list *files)
 {
     const moe_model_info *info = &m->info;
@@ -245,6 +261,7 @@ static void print_human(const moe_model *m, const file_list *files)
     if (info->moefied && info->n_ratio_rows > 0) {
         print_ratio_table(info);
         print_picture(m);
+        print_fidelity(info);
     }
     if (info->moefied)
         printf("\nnext: moefy run %s --ratio 0.25 \"TEXT\"\n", info->dir);

@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "convert/interrupt.h"
 #include "convert/metrics.h"
 
 enum { SLICE_TOKENS = 16384 };
@@ -183,6 +184,8 @@ static moe_status run_pass(session *s, const examples *x, moe_selection selectio
                                selection, err);
         if (status == MOE_OK)
             status = batch_run(&b, s, with_mass, err);
+        if (status == MOE_OK)
+            status = interrupt_check(err);
         if (status == MOE_OK)
             take_slice(&b, with_mass, first, p);
         tokens += b.n_tokens;

@@ -186,6 +186,11 @@ bool json_is_object(const json *j)
     return cJSON_IsObject(j);
 }
 
+bool json_is_array(const json *j)
+{
+    return cJSON_IsArray(j);
+}
+
 bool json_is_null(const json *j)
 {
     return cJSON_IsNull(j);
@@ -199,6 +204,11 @@ const json *json_first(const json *parent)
 const json *json_next(const json *node)
 {
     return node->next;
+}
+
+const char *json_key(const json *node)
+{
+    return node->string;
 }
 
 const char *json_get_string(const json *object, const char *key)

@@ -35,10 +35,13 @@ const char *json_get_string_n(const json *object, const char *key, size_t *n);
 bool json_get_number(const json *object, const char *key, double *out);
 bool json_number(const json *j, double *out);
 bool json_is_object(const json *j); /* NULL: false, as below */
+bool json_is_array(const json *j);
 bool json_is_null(const json *j);
 /* Walks the children of an array or object: NULL at the end. */
 const json *json_first(const json *parent);
 const json *json_next(const json *node);
+/* The key of an object's member; NULL of an array's element. */
+const char *json_key(const json *node);
 /* One line, or indented where pretty; no newline at the end. free() it. NULL: out
  * of memory. */
 char *json_print(const json *j, bool pretty);

@@ -14,6 +14,7 @@ typedef struct {
 static const command commands[] = {
     {"convert", cmd_convert, "cut a checkpoint's FFNs into experts and train their routers"},
     {"eval", cmd_eval, "measure quality against the dense model at several ratios"},
+    {"report", cmd_report, "draw a model's quality, neurons and experts as a page of charts"},
     {"bench", cmd_bench, "measure speed at several ratios, lengths and batches"},
     {"run", cmd_run, "classify a text, or a file of them"},
     {"inspect", cmd_inspect, "show what a model is and how it was made"},
@@ -75,8 +76,8 @@ int main(int argc, char **argv)
     }
     for (int i = 0; i < N_COMMANDS; i++)
         if (strcmp(name, commands[i].name) == 0) {
-            if (commands[i].run == cmd_convert) /* the one that computes by BLAS */
-                blas_choose_kernels(argv);
+            if (commands[i].run == cmd_convert || commands[i].run == cmd_report)
+                blas_choose_kernels(argv); /* they compute by BLAS */
             return finish(commands[i].run(argc - 1, argv + 1));
         }
     return unknown(name);

@@ -185,29 +185,6 @@ static void eval_says_what_a_model_cannot_do(void **state)
     assert_fails(MOEFY("eval %s --data x --ratio 0.5,2", tiny), 2, "--ratio is '0.5,2'");
 }
 
-/* The tiny network with one label: scratch/regression. */
-static void write_regression_model(void)
-{
-    char dir[4200];
-    static const char old_labels[] = "\"id2label\":{\"0\":\"bad\",\"1\":\"good\",\"2\":\"odd\"},"
-                                     "\"label2id\":{\"bad\":0,\"good\":1,\"odd\":2}";
-    tiny_weights w;
-    snprintf(dir, sizeof dir, "%s/regression", scratch);
-    tiny_make(&w, 5);
-    for (int i = 0; i < w.n; i++)
-        if (strncmp(w.tensors[i].name, "classifier.", 11) == 0)
-            w.tensors[i].dims[0] = 1; /* its first row */
-    tiny_write_safetensors(dir, &w);
-    tiny_write_vocab(dir);
-    tiny_free(&w);
-    tiny_write_config(dir, NULL);
-    command_result r = SHELL("cd '%s' && grep -cF '%s' config.json && sed -i 's/%s/"
-                             "\"problem_type\":\"regression\",\"id2label\":{\"0\":\"score\"}/' "
-                             "config.json", dir, old_labels, old_labels);
-    assert_done(&r);
-    command_free(&r);
-}
-
 static void a_regression_is_judged_by_correlation(void **state)
 {
     (void)state;
@@ -275,6 +252,27 @@ static void inspect_tells_what_a_model_is(void **state)
     command_free(&r);
 }
 
+static void inspect_draws_the_stored_curve(void **state)
+{
+    (void)state;
+    command_result r = MOEFY("inspect %s", tiny_moe);
+    assert_done(&r);
+    assert_null(strstr(r.out, "agreement with dense")); /* there is none */
+    command_free(&r);
+    r = SHELL("cd '%s' && rm -rf stored && cp -r '%s' stored && sed -i 's/\"provenance\"/"
+              "\"fidelity\":[{\"ratio\":0.25,\"agreement\":0.8,\"kl\":0.1},{\"ratio\":0.5,"
+              "\"agreement\":0.9,\"kl\":0.1}],\"provenance\"/' stored/config.json && "
+              "\"$P\" inspect stored", scratch, tiny_moe);
+    assert_done(&r);
+    assert_non_null(strstr(r.out, "\nagreement with dense, as the conversion measured it"));
+    /* 0.8 is the line's start, 0.9 its middle; 0.25 is no row of the ratio table. */
+    assert_non_null(strstr(r.out, "    0.25  |A.......................................|    80.0%\n"));
+    assert_non_null(strstr(r.out, "     0.5  |....................A...................|    90.0%"
+                                  "            1   2\n"));
+    assert_null(strchr(r.out, '\033'));
+    command_free(&r);
+}
+
 static void bench_times_shapes_and_models(void **state)
 {
     (void)state;
@@ -333,6 +331,7 @@ int main(void)
         cmocka_unit_test(eval_says_what_a_model_cannot_do),
         cmocka_unit_test(a_regression_is_judged_by_correlation),
         cmocka_unit_test(inspect_tells_what_a_model_is),
+        cmocka_unit_test(inspect_draws_the_stored_curve),
         cmocka_unit_test(bench_times_shapes_and_models),
         cmocka_unit_test(wrong_options_of_bench_are_told),
     };

@@ -70,6 +70,29 @@ static inline void assert_done(const command_result *r)
         fail_msg("exit code %d, stderr '%s'", r->code, r->err);
 }
 
+/* The tiny network with one label: scratch/regression. */
+static inline void write_regression_model(void)
+{
+    char dir[4200];
+    static const char old_labels[] = "\"id2label\":{\"0\":\"bad\",\"1\":\"good\",\"2\":\"odd\"},"
+                                     "\"label2id\":{\"bad\":0,\"good\":1,\"odd\":2}";
+    tiny_weights w;
+    snprintf(dir, sizeof dir, "%s/regression", scratch);
+    tiny_make(&w, 5);
+    for (int i = 0; i < w.n; i++)
+        if (strncmp(w.tensors[i].name, "classifier.", 11) == 0)
+            w.tensors[i].dims[0] = 1; /* its first row */
+    tiny_write_safetensors(dir, &w);
+    tiny_write_vocab(dir);
+    tiny_free(&w);
+    tiny_write_config(dir, NULL);
+    command_result r = SHELL("cd '%s' && grep -cF '%s' config.json && sed -i 's/%s/"
+                             "\"problem_type\":\"regression\",\"id2label\":{\"0\":\"score\"}/' "
+                             "config.json", dir, old_labels, old_labels);
+    assert_done(&r);
+    command_free(&r);
+}
+
 /* The one JSON object that a command printed; frees r. */
 static inline cJSON *one_object(command_result r)
 {
