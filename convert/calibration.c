@@ -244,22 +244,26 @@ moe_status calibration_split(const calibration *c, uint64_t seed, calibration *t
 }
 
 moe_status calibration_sample(const calibration *c, int max_tokens, calibration *out,
-                              moe_error *err)
+                              int32_t **seq, moe_error *err)
 {
     const size_t n = (size_t)c->n_seqs;
-    int32_t *length = malloc(n * sizeof *length), *seq = malloc(n * sizeof *seq);
+    int32_t *length = malloc(n * sizeof *length);
     moe_status status;
     *out = (calibration){.n_tokens = 0};
-    if (length && seq) {
+    *seq = malloc(n * sizeof **seq);
+    if (length && *seq) {
         for (int s = 0; s < c->n_seqs; s++)
             length[s] = length_of(c, s);
-        int chosen = calibration_choose(length, c->n_seqs, max_tokens, seq);
-        status = calibration_pick(c, seq, chosen ? chosen : 1, out, err);
+        int chosen = calibration_choose(length, c->n_seqs, max_tokens, *seq);
+        status = calibration_pick(c, *seq, chosen ? chosen : 1, out, err);
     } else {
         status = moe_fail(err, MOE_E_MEMORY, "no memory for %d sequences", c->n_seqs);
     }
     free(length);
-    free(seq);
+    if (status != MOE_OK) {
+        free(*seq);
+        *seq = NULL;
+    }
     return status;
 }
 

@@ -31,9 +31,10 @@ moe_status calibration_pick(const calibration *c, const int32_t *seq, int n,
 enum { CALIBRATION_MAX_HELD_OUT = 16384 };
 moe_status calibration_split(const calibration *c, uint64_t seed, calibration *train,
                              calibration *held_out, moe_error *err);
-/* As many whole sequences as max_tokens allows, evenly spread. */
+/* As many whole sequences as max_tokens allows, evenly spread (at least one). *seq
+ * [out->n_seqs]: which of c, free() it; NULL after a failure. */
 moe_status calibration_sample(const calibration *c, int max_tokens, calibration *out,
-                              moe_error *err);
+                              int32_t **seq, moe_error *err);
 
 /* Evenly spread choice: the most rows whose lengths sum to at most max_tokens.
  * length [n]; chosen [n]: out, ascending; returns how many. 0: not even the

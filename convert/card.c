@@ -10,7 +10,7 @@ void card_print_layers(FILE *to, const converted *c, const convert_options *opti
 {
     const bool trained = !strcmp(options->router->name, "mlp");
     const layer_report *any = NULL;
-    for (int l = 0; l < c->weights.n_layers && !any; l++)
+    for (int l = 0; l < c->model.weights.n_layers && !any; l++)
         any = c->layers[l].converted ? &c->layers[l] : NULL;
     const bool cut = any && !isnan(any->split.cut);
     const bool inertia = any && !isnan(any->split.inertia);
@@ -18,7 +18,7 @@ void card_print_layers(FILE *to, const converted *c, const convert_options *opti
     fprintf(to, "layer  neurons firing  never  %s%s%s%s  at 20%%: router  best possible\n",
             cut ? "  edge cut" : "", inertia ? "  inertia" : "",
             linear ? "  linear at 20%" : "", trained ? "  epoch" : "");
-    for (int l = 0; l < c->weights.n_layers; l++) {
+    for (int l = 0; l < c->model.weights.n_layers; l++) {
         const layer_report *r = &c->layers[l];
         if (!r->converted) {
             fprintf(to, "%5d  stays dense\n", l);
@@ -40,14 +40,14 @@ void card_print_layers(FILE *to, const converted *c, const convert_options *opti
 void card_add_layers(json *parent, const converted *c, const convert_options *options)
 {
     json *layers = json_add(parent, "layers", json_array());
-    for (int l = 0; l < c->weights.n_layers; l++) {
+    for (int l = 0; l < c->model.weights.n_layers; l++) {
         const layer_report *r = &c->layers[l];
         json *row = json_add(layers, NULL, json_object());
         json_add_int(row, "layer", l);
         json_add_bool(row, "converted", r->converted);
         if (!r->converted)
             continue;
-        json_add_int(row, "experts", c->weights.layers[l].ffn.n_experts);
+        json_add_int(row, "experts", c->model.weights.layers[l].ffn.n_experts);
         json_add_number(row, "active", r->active, 6);
         json_add_int(row, "dead_neurons", r->dead);
         if (!isnan(r->split.cut))

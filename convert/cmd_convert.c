@@ -20,7 +20,7 @@ static const uint64_t max_seed = 1ULL << 53; /* exact in JSON */
 
 typedef struct {
     const char *out, *calibrate, *preset, *layers, *dtype;
-    const char *split, *router; /* as given, or NULL */
+    const char *split, *router, *target, *states, *budget; /* as given, or NULL */
     int expert_size, threads, max_tokens;
     uint64_t seed;
     bool json;
@@ -36,11 +36,19 @@ static int parse(int argc, char **argv, arguments *a)
         {"-o", OPT_STRING, &a->out, 0, 0, "OUT", "directory to write"},
         {"--calibrate", OPT_STRING, &a->calibrate, 0, 0, "FILE", "calibration text"},
         {"--preset", OPT_STRING, &a->preset, 0, 0, "NAME",
-         "paper: --split coactivation --router mlp, as MoEfication's authors do"},
+         "paper: --split coactivation --router mlp --budget uniform, as MoEfication's "
+         "authors do"},
         {"--split", OPT_STRING, &a->split, 0, 0, "KIND",
-         "em, coactivation, clustering or random (default coactivation)"},
+         "em, coactivation, clustering or random (default em)"},
         {"--router", OPT_STRING, &a->router, 0, 0, "KIND",
-         "norm, mlp, similarity, avgk or random (default mlp)"},
+         "norm, mlp, similarity, avgk or random (default norm)"},
+        {"--target", OPT_STRING, &a->target, 0, 0, "KIND",
+         "of norm routers: what an expert adds to the answer, or to its layer's output "
+         "(default answer)"},
+        {"--states", OPT_STRING, &a->states, 0, 0, "KIND",
+         "that norm routers are fitted to at last: sparse or dense (default sparse)"},
+        {"--budget", OPT_STRING, &a->budget, 0, 0, "KIND",
+         "experts per layer: measured or uniform (default measured)"},
         {"--expert-size", OPT_INT, &a->expert_size, 1, 1 << 20, "N",
          "neurons of an expert: 32"},
         {"--layers", OPT_STRING, &a->layers, 0, 0, "LIST",
@@ -82,45 +90,69 @@ static int choose(const char *option, const char *text, const char *const *names
     return -1;
 }
 
-/* The names of both methods: as given, by the preset or by default. EXIT_USAGE, or
- * -1 to go on. */
-static int name_methods(const arguments *a, const char **split, const char **router)
+/* The preset may not be mixed with what it sets. EXIT_USAGE, or -1 to go on. */
+static int check_preset(const arguments *a)
 {
-    const bool paper = a->preset && !strcmp(a->preset, "paper");
-    *split = a->split ? a->split : "coactivation";
-    *router = a->router ? a->router : "mlp";
-    if (a->preset && !paper)
+    const struct { const char *option, *value; } set[] = {
+        {"--split", a->split}, {"--router", a->router}, {"--target", a->target},
+        {"--states", a->states}, {"--budget", a->budget},
+    };
+    if (a->preset && strcmp(a->preset, "paper") != 0)
         return cli_usage("--preset is '%s', expected paper", a->preset);
-    if (paper && (a->split || a->router))
-        return cli_usage("--preset paper and --%s %s exclude each other: the preset is "
-                         "--split coactivation --router mlp",
-                         a->split ? "split" : "router", a->split ? a->split : a->router);
+    for (size_t i = 0; a->preset && i < sizeof set / sizeof *set; i++)
+        if (set[i].value)
+            return cli_usage("--preset paper and %s %s exclude each other: the preset is "
+                             "--split coactivation --router mlp --budget uniform",
+                             set[i].option, set[i].value);
     return -1;
 }
 
-/* Finds both methods by name; EXIT_USAGE, or -1 to go on. */
+static int choose_split(const char *name)
+{
+    const char *names[MAX_KINDS];
+    int n = 0;
+    for (; n < MAX_KINDS && split_kinds[n].name; n++)
+        names[n] = split_kinds[n].name;
+    return choose("--split", name, names, n);
+}
+
+static int choose_router(const char *name)
+{
+    const char *names[MAX_KINDS];
+    int n = 0;
+    for (; n < MAX_KINDS && router_kinds[n].name; n++)
+        names[n] = router_kinds[n].name;
+    return choose("--router", name, names, n);
+}
+
+/* Finds all methods by name: as given, by the preset or by default. EXIT_USAGE, or -1
+ * to go on. */
 static int find_methods(const arguments *a, convert_options *o)
 {
-    const char *split_name, *router_name;
-    int code = name_methods(a, &split_name, &router_name);
+    static const char *const targets[] = {"answer", "output"};
+    static const char *const states[] = {"sparse", "dense"};
+    static const char *const budgets[] = {"uniform", "measured"};
+    const bool paper = a->preset != NULL;
+    int code = check_preset(a), split, router = -1, target = -1, state = -1, budget = -1;
     if (code >= 0)
         return code;
-    const char *splits[MAX_KINDS], *routers[MAX_KINDS];
-    int n_splits = 0, n_routers = 0;
-    while (n_splits < MAX_KINDS && split_kinds[n_splits].name) {
-        splits[n_splits] = split_kinds[n_splits].name;
-        n_splits++;
-    }
-    while (n_routers < MAX_KINDS && router_kinds[n_routers].name) {
-        routers[n_routers] = router_kinds[n_routers].name;
-        n_routers++;
-    }
-    int split = choose("--split", split_name, splits, n_splits);
-    int router = split < 0 ? -1 : choose("--router", router_name, routers, n_routers);
-    if (router < 0)
+    split = choose_split(a->split ? a->split : paper ? "coactivation" : "em");
+    if (split >= 0)
+        router = choose_router(a->router ? a->router : paper ? "mlp" : "norm");
+    if (router >= 0)
+        target = choose("--target", a->target ? a->target : "answer", targets, 2);
+    if (target >= 0)
+        state = choose("--states", a->states ? a->states : "sparse", states, 2);
+    if (state >= 0)
+        budget = choose("--budget", a->budget ? a->budget : paper ? "uniform" : "measured",
+                        budgets, 2);
+    if (budget < 0)
         return EXIT_USAGE;
     o->split = &split_kinds[split];
     o->router = &router_kinds[router];
+    o->sensitivity = target == 0;
+    o->refit = state == 0;
+    o->budget = budget == 0 ? BUDGET_UNIFORM : BUDGET_MEASURED;
     return -1;
 }
 
@@ -174,8 +206,8 @@ static bool parse_layers(const char *list, int n_layers, bool *wanted)
 static void note(const arguments *a, const moe_model *m, const converted *c)
 {
     if (strcmp(m->info.activation, "relu") != 0)
-        fprintf(stderr, "moefy: note: %s is not ReLU: experts are told apart by positive "
-                "activations, and fewer can be skipped\n", m->info.activation);
+        fprintf(stderr, "moefy: note: %s is not ReLU: fewer experts can be skipped; moefy "
+                "relufy makes a ReLU model of it\n", m->info.activation);
     if (c->n_tokens < FEW_TOKENS)
         fprintf(stderr, "moefy: note: %s gives %d tokens: some %d or more make a better "
                 "model\n", a->calibrate, c->n_tokens, 4 * FEW_TOKENS);
@@ -208,6 +240,20 @@ static void report_text(const arguments *a, const convert_options *o,
            "NAME=%s\n", a->out, a->out);
 }
 
+/* Writes what convert_model found. */
+static moe_status write_to(outdir *out, const moe_model *m, const dataset *data,
+                           const convert_options *o, const converted *c, moe_error *err)
+{
+    moe_status status = write_model(out, m, c, o, data, err);
+    if (status == MOE_OK)
+        status = interrupt_check(err);
+    if (status == MOE_OK)
+        status = outdir_commit(out, err);
+    if (status == MOE_OK)
+        resume_clear(o->resume);
+    return status;
+}
+
 /* Converts and writes; signals are held meanwhile. */
 static moe_status convert_to(const arguments *a, const moe_model *m, const dataset *data,
                              convert_options *o, converted *c, moe_error *err)
@@ -217,15 +263,26 @@ static moe_status convert_to(const arguments *a, const moe_model *m, const datas
     moe_status status = outdir_create(a->out, OUTDIR_MAY_REPLACE, &out, err);
     if (status != MOE_OK)
         return status;
+    char *kept = NULL;
+    resume r = {.n_found = 0};
     o->spool_dir = out.temp;
-    status = convert_model(m, data, o, &bar, c, err);
+    o->resume = &r;
+    if (asprintf(&kept, "%s.resume", out.path) < 0) {
+        kept = NULL;
+        status = moe_fail(err, MOE_E_MEMORY, "%s: no memory to write it", a->out);
+    } else {
+        status = write_conversion_key(m, o, data, r.key, err);
+    }
+    r.dir = kept;
     if (status == MOE_OK)
-        status = write_model(&out, m, c, o, data, err);
+        status = convert_model(m, data, o, &bar, c, err);
+    if (r.n_found)
+        fprintf(stderr, "moefy: note: %s holds %d finished steps of this conversion: not done "
+                "again\n", r.dir, r.n_found);
     if (status == MOE_OK)
-        status = interrupt_check(err);
-    if (status == MOE_OK)
-        status = outdir_commit(&out, err);
+        status = write_to(&out, m, data, o, c, err);
     outdir_close(&out);
+    free(kept);
     return status;
 }
 

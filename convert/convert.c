@@ -1,321 +1,352 @@
-/* convert.c: the pipeline over the layers.
+/* convert.c: the pipeline, one straight line.
  *
- * One layer is in memory at a time: its rows of x (mapped), its weights in source
- * order, its masses [n_tokens, E]. What stays are the packed results. Everything
- * drawn at random comes from streams of (seed, layer, purpose), and all sums have
- * one order, so a seed gives the same bytes for any number of threads. */
-#include <math.h>
+ *   text          tokens; a tenth of the sequences is held out for the end
+ *   states        the dense model reads the text: rows between layers, on disk
+ *   sensitivity   how much the answer hangs on each token of each layer
+ *   layers        split and router, layer by layer, on the dense model's rows
+ *   table         one threshold for all layers: what each layer gets at each ratio
+ *   refit         routers again, layer by layer, on the sparse model's own rows
+ *   budgets       counts per layer for the policy topk
+ *   fidelity      the result against the source on the held-out text
+ *
+ * Splits and routers that look at tokens more than once see a sample of bounded size;
+ * what streams sees all. So memory holds a layer, the sample and a few numbers a
+ * token. Everything drawn at random comes from streams of (seed, layer, purpose), and
+ * all sums have one order: a seed gives the same bytes for any number of threads. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "convert/blas.h"
+#include "convert/budget.h"
 #include "convert/convert.h"
 #include "convert/interrupt.h"
-#include "engine/model/pack.h"
+#include "convert/layer_stage.h"
+#include "convert/refit.h"
+#include "convert/sensitivity.h"
 
-const double ratio_grid[N_RATIOS] = {0.05, 0.1, 0.125, 0.2, 0.25, 0.3, 0.4,
-                                     0.5, 0.6, 0.7, 0.75, 0.8, 0.9, 1};
-
-int ratio_experts(double ratio, int n_experts, bool converted_layer)
-{
-    const int k = (int)lround(ratio * n_experts);
-    return !converted_layer ? n_experts : k > 1 ? k : 1;
-}
-
-/* ---- memory of the result ------------------------------------------------ */
-
-struct converted_memory {
-    moe_layer *layers;
-    int n_arrays, room;
-    void **arrays;
+enum {
+    SAMPLE_TOKENS = 65536,     /* that splits and mlp routers look at */
+    SCORED_TOKENS = 8192,      /* that thresholds are found on */
+    SCORED_FLOATS = 16 << 20,  /* their scores, all layers: at most so many */
+    BUDGET_TOKENS = 6144,      /* that budgets are measured on */
 };
 
-/* An array of the result, 64-byte aligned. */
-static void *result_array(struct converted_memory *m, size_t bytes)
-{
-    if (m->n_arrays == m->room)
-        return NULL;
-    void *array = aligned_alloc(64, (bytes + 63) / 64 * 64);
-    if (array)
-        m->arrays[m->n_arrays++] = array;
-    return array;
-}
-
-void converted_free(converted *c)
-{
-    if (c->memory) {
-        for (int i = 0; i < c->memory->n_arrays; i++)
-            free(c->memory->arrays[i]);
-        free(c->memory->arrays);
-        free(c->memory->layers);
-    }
-    free(c->memory);
-    free(c->layers);
-    *c = (converted){.n_tokens = 0};
-}
-
-static moe_status converted_init(const moe_model *m, converted *out, moe_error *err)
-{
-    enum { ARRAYS_PER_LAYER = 10 };
-    const moe_weights *w = &m->weights;
-    const size_t n = (size_t)w->n_layers;
-    *out = (converted){.weights = *w};
-    out->layers = calloc(n, sizeof *out->layers);
-    out->memory = calloc(1, sizeof *out->memory);
-    if (out->memory) {
-        out->memory->room = (int)n * ARRAYS_PER_LAYER;
-        out->memory->arrays = calloc(n * ARRAYS_PER_LAYER, sizeof(void *));
-        out->memory->layers = calloc(n, sizeof(moe_layer));
-    }
-    if (!out->layers || !out->memory || !out->memory->arrays || !out->memory->layers) {
-        converted_free(out);
-        return moe_fail(err, MOE_E_MEMORY, "no memory for %d layers", w->n_layers);
-    }
-    memcpy(out->memory->layers, w->layers, n * sizeof(moe_layer));
-    out->weights.layers = out->memory->layers;
-    return MOE_OK;
-}
-
-/* ---- one layer ----------------------------------------------------------- */
-
-/* Arrays of the layer at work. */
 typedef struct {
-    ffn_layer l;
-    float *w1, *b1, *w2;  /* source order */
-    float *mass;
-    int64_t *fired;
-    int32_t *expert, *neurons, *train, *held_out;
-    router_input in;
-} bench;
+    const moe_model *m;
+    const dataset *data;
+    const convert_options *o;
+    progress *bar;
+    converted *out;
+    calibration text, train, held_out;
+    moe_pool *pool;
+    workers *workers;
+    states states;
+    float *sensitivity;    /* [n_layers, train tokens], or NULL */
+    calibration sample;    /* of train */
+    int32_t *sample_seq;   /* [sample.n_seqs] its sequences in train */
+    float *x;              /* [sample tokens, d]: rows that enter the layer's FFN */
+    float *sample_sensitivity; /* [sample tokens], or NULL */
+    score_sample scores;
+    int32_t *scored;       /* [scores.n_tokens] tokens of the sample */
+    int32_t *scored_train; /* the same tokens in train */
+    int n_wanted, n_done;
+} conversion;
 
-static void bench_free(bench *b)
+/* Routers whose scores can be compared between layers and tokens. */
+static bool is_shared(const conversion *v)
 {
-    free(b->w1);
-    free(b->b1);
-    free(b->w2);
-    free(b->mass);
-    free(b->fired);
-    free(b->expert);
-    free(b->neurons);
-    free(b->train);
-    free(b->held_out);
+    return v->sensitivity != NULL;
 }
 
-static moe_status bench_init(bench *b, const moe_ffn *f, const capture *c,
-                             const convert_options *o, workers *w, int index,
-                             moe_error *err)
+/* ---- text and states ----------------------------------------------------- */
+
+static moe_status read_text(conversion *v, moe_error *err)
 {
-    const size_t d = (size_t)f->d, d_ff = (size_t)f->d_ff, n = (size_t)c->n_tokens;
-    const size_t experts = (size_t)f->n_experts;
-    *b = (bench){.w1 = malloc(d_ff * d * sizeof(float)),
-                 .b1 = malloc(d_ff * sizeof(float)),
-                 .w2 = malloc(d_ff * d * sizeof(float)),
-                 .mass = malloc(n * experts * sizeof(float)),
-                 .fired = calloc(d_ff, sizeof(int64_t)),
-                 .expert = malloc(d_ff * sizeof(int32_t)),
-                 .neurons = malloc(experts * MOE_EXPERT_SIZE * sizeof(int32_t)),
-                 .train = malloc(n * sizeof(int32_t)),
-                 .held_out = malloc(n * sizeof(int32_t))};
-    if (!b->w1 || !b->b1 || !b->w2 || !b->mass || !b->fired || !b->expert ||
-        !b->neurons || !b->train || !b->held_out)
-        return moe_fail(err, MOE_E_MEMORY, "no memory for layer %d", index);
-    unpack_w1(f, b->w1);
-    unpack_b1(f, b->b1);
-    unpack_w2(f, b->w2);
-    b->l = (ffn_layer){.index = index, .d = f->d, .d_ff = f->d_ff, .n_experts = f->n_experts,
-                   .act = f->act, .w1 = b->w1, .b1 = b->b1, .w2 = b->w2,
-                   .n_tokens = c->n_tokens, .cu_seqlens = c->cu_seqlens,
-                   .n_seqs = c->n_seqs, .seed = o->seed, .workers = w};
-    b->in = (router_input){.l = &b->l, .neurons = b->neurons, .mass = b->mass,
-                           .train = b->train, .held_out = b->held_out};
-    router_hold_out(&b->l, b->train, &b->in.n_train, b->held_out, &b->in.n_held_out);
+    moe_status status = calibration_read(v->m, v->data, v->o->max_tokens, &v->text, err);
+    if (status == MOE_OK)
+        status = calibration_split(&v->text, v->o->seed, &v->train, &v->held_out, err);
+    if (status == MOE_OK)
+        status = calibration_sample(&v->train, SAMPLE_TOKENS, &v->sample, &v->sample_seq,
+                                    err);
+    v->out->n_tokens = v->text.n_tokens;
+    v->out->n_seqs = v->text.n_seqs;
+    v->out->n_rows = v->text.n_rows;
+    v->out->n_unknown = v->text.n_unknown;
+    return status;
+}
+
+/* Evenly spread tokens of the sample, and where they are in the training text. */
+static moe_status choose_scored(conversion *v, moe_error *err)
+{
+    const int n_layers = v->m->info.n_layers, n_experts = v->m->info.n_experts;
+    const int room = SCORED_FLOATS / n_layers / n_experts;
+    int n = v->sample.n_tokens < SCORED_TOKENS ? v->sample.n_tokens : SCORED_TOKENS;
+    n = n < room ? n : room > 1 ? room : 1;
+    v->scores = (score_sample){.n_tokens = n, .n_layers = n_layers, .n_experts = n_experts};
+    v->scores.scores = calloc((size_t)n * (size_t)n_layers * (size_t)n_experts,
+                              sizeof(float));
+    v->scored = malloc((size_t)n * sizeof *v->scored);
+    v->scored_train = malloc((size_t)n * sizeof *v->scored_train);
+    if (!v->scores.scores || !v->scored || !v->scored_train)
+        return moe_fail(err, MOE_E_MEMORY, "no memory for router scores");
+    for (int i = 0, s = 0; i < n; i++) {
+        const int32_t t = (int32_t)((int64_t)i * v->sample.n_tokens / n);
+        while (v->sample.cu_seqlens[s + 1] <= t)
+            s++;
+        v->scored[i] = t;
+        v->scored_train[i] =
+            v->train.cu_seqlens[v->sample_seq[s]] + t - v->sample.cu_seqlens[s];
+    }
     return MOE_OK;
 }
 
-/* Share of the activation mass per expert; equal shares where nothing fires. */
-static void find_frequency(const bench *b, float *frequency)
+static moe_status prepare(conversion *v, moe_error *err)
 {
-    const size_t experts = (size_t)b->l.n_experts;
-    double all = 0;
-    for (size_t e = 0; e < experts; e++) {
-        double sum = 0;
-        for (size_t t = 0; t < (size_t)b->l.n_tokens; t++)
-            sum += b->mass[t * experts + e];
-        frequency[e] = (float)sum;
-        all += sum;
-    }
-    for (size_t e = 0; e < experts; e++)
-        frequency[e] = all > 0 ? (float)(frequency[e] / all) : 1 / (float)experts;
-}
-
-static bool pack_ffn(const bench *b, struct converted_memory *m, moe_ffn *f)
-{
-    const int d = b->l.d, d_ff = b->l.d_ff, n = b->l.n_experts;
-    const size_t places = (size_t)n * MOE_EXPERT_SIZE;
-    float *w1 = result_array(m, places * (size_t)d * sizeof(float));
-    float *b1 = result_array(m, places * sizeof(float));
-    float *w2 = result_array(m, pack_w2_floats(n, d) * sizeof(float));
-    int32_t *neurons = result_array(m, places * sizeof(int32_t));
-    if (!w1 || !b1 || !w2 || !neurons)
-        return false;
-    memcpy(neurons, b->neurons, places * sizeof *neurons);
-    pack_w1(b->w1, d_ff, d, n, neurons, w1);
-    pack_b1(b->b1, d_ff, n, neurons, b1);
-    pack_w2(b->w2, d_ff, d, n, neurons, w2);
-    f->w1 = w1;
-    f->b1 = b1;
-    f->w2 = w2;
-    f->neurons = neurons;
-    return true;
-}
-
-static bool pack_router_linear(const float *rows, const float *bias, int n, int k,
-                               struct converted_memory *m, moe_linear *out)
-{
-    float *w = result_array(m, pack_linear_floats(n, k) * sizeof(float));
-    float *b = result_array(m, (size_t)n * sizeof(float));
-    if (!w || !b)
-        return false;
-    pack_linear(rows, n, k, w);
-    memcpy(b, bias, (size_t)n * sizeof *b);
-    *out = (moe_linear){.n = n, .k = k, .w = w, .b = b};
-    return true;
-}
-
-static bool pack_router(const bench *b, const router_rows *r, struct converted_memory *m,
-                        moe_router *out)
-{
-    const int n = b->l.n_experts, width = r->n_linears == 2 ? r->n_hidden : n;
-    float *frequency = result_array(m, (size_t)n * sizeof(float));
-    *out = (moe_router){.present = true, .normalize = r->normalize,
-                        .n_linears = r->n_linears, .frequency = frequency};
-    if (!frequency ||
-        !pack_router_linear(r->first, r->first_bias, width, b->l.d, m, &out->first))
-        return false;
-    find_frequency(b, frequency);
-    return r->n_linears == 1 ||
-           pack_router_linear(r->second, r->second_bias, n, width, m, &out->second);
-}
-
-static void count_firing(const bench *b, layer_report *report)
-{
-    int64_t firing = 0;
-    report->dead = 0;
-    for (int n = 0; n < b->l.d_ff; n++) {
-        firing += b->fired[n];
-        report->dead += b->fired[n] == 0;
-    }
-    report->active = (double)firing / b->l.d_ff / b->l.n_tokens;
-}
-
-/* Progress counts the stages of a layer. */
-enum { STAGES = 3 };
-
-static void show_stage(progress *bar, const bench *b, int done, const char *what)
-{
-    char note[64];
-    snprintf(note, sizeof note, "layer %d: %s", b->l.index, what);
-    progress_update(bar, done, note);
-}
-
-/* done: stages of the layers before. */
-static moe_status convert_layer(bench *b, const convert_options *o, progress *bar,
-                                int done, struct converted_memory *m, moe_layer *out,
-                                layer_report *report, moe_error *err)
-{
-    router_rows rows = {.n_linears = 0};
-    report->converted = true;
-    show_stage(bar, b, done, "split");
-    moe_status status = o->split->split(&b->l, b->expert, &report->split, err);
+    const size_t rows = (size_t)v->sample.n_tokens;
+    moe_status status = moe_pool_create(v->o->n_threads, &v->pool, err);
+    if (status == MOE_OK)
+        status = workers_create(moe_pool_threads(v->pool), &v->workers, err);
+    if (status == MOE_OK)
+        status = states_run(v->m, v->pool, &v->train, v->o->spool_dir, 1, v->bar,
+                            &v->states, NULL, err);
     if (status != MOE_OK)
         return status;
-    layer_list_neurons(&b->l, b->expert, b->neurons);
-    show_stage(bar, b, done + 1, "activations");
-    status = layer_expert_mass(&b->l, b->neurons, b->mass, b->fired, err);
-    count_firing(b, report);
-    show_stage(bar, b, done + 2, "router");
-    if (status == MOE_OK)
-        status = o->router->make(&b->in, &rows, &report->router, err);
-    if (status == MOE_OK)
-        status = router_captured(&b->in, &rows, &report->captured, err);
-    if (status == MOE_OK)
-        status = router_captured(&b->in, NULL, &report->oracle, err);
-    if (status == MOE_OK &&
-        !(pack_ffn(b, m, &out->ffn) && pack_router(b, &rows, m, &out->router)))
-        status = moe_fail(err, MOE_E_MEMORY, "no memory for layer %d", b->l.index);
-    router_rows_free(&rows);
-    return status;
+    v->x = malloc(rows * (size_t)v->m->info.d_model * sizeof *v->x);
+    if (!v->x)
+        return moe_fail(err, MOE_E_MEMORY, "no memory for %d tokens", v->sample.n_tokens);
+    return choose_scored(v, err);
 }
 
-/* ---- all layers ---------------------------------------------------------- */
-
-static moe_status convert_layers(const moe_model *m, const convert_options *o,
-                                 capture *c, workers *w, progress *bar, converted *out,
-                                 moe_error *err)
+static moe_status find_sensitivity(conversion *v, moe_error *err)
 {
+    if (!v->o->sensitivity || !v->o->router->by_norm || !sensitivity_supported(v->m))
+        return MOE_OK;
+    const size_t n = (size_t)v->train.n_tokens, n_layers = (size_t)v->m->info.n_layers;
+    v->sensitivity = malloc(n * n_layers * sizeof *v->sensitivity);
+    v->sample_sensitivity =
+        malloc((size_t)v->sample.n_tokens * sizeof *v->sample_sensitivity);
+    if (!v->sensitivity || !v->sample_sensitivity)
+        return moe_fail(err, MOE_E_MEMORY, "no memory for gradients of %d tokens",
+                        v->train.n_tokens);
+    const resume_part part = {v->sensitivity, n * n_layers * sizeof *v->sensitivity};
+    if (resume_find(v->o->resume, "sensitivity", &part, 1))
+        return MOE_OK;
+    moe_status status = sensitivity_run(v->m, &v->train, &v->states, v->o->seed, v->workers,
+                                        v->bar, v->sensitivity, err);
+    return status == MOE_OK ? resume_keep(v->o->resume, "sensitivity", &part, 1, err)
+                            : status;
+}
+
+/* ---- layers on the dense model's rows ------------------------------------ */
+
+/* v->x: the sampled sequences' rows that enter the layer's FFN. */
+static moe_status enter_layer(conversion *v, moe_engine *e, int layer, int32_t *bounds,
+                              moe_error *err)
+{
+    const size_t d = (size_t)v->m->info.d_model;
+    const calibration *c = &v->sample;
     moe_status status = MOE_OK;
-    int done = 0, n_wanted = 0;
-    for (int l = 0; l < m->weights.n_layers; l++)
-        n_wanted += o->wanted[l];
-    progress_begin(bar, "converting layers", n_wanted * STAGES);
-    for (int l = 0; status == MOE_OK && l < m->weights.n_layers; l++) {
-        if (!o->wanted[l])
-            continue;
-        bench b;
-        status = bench_init(&b, &m->weights.layers[l].ffn, c, o, w, l, err);
-        if (status == MOE_OK)
-            status = capture_map(c, l, &b.l.x, err);
-        if (status == MOE_OK)
-            status = convert_layer(&b, o, bar, done, out->memory,
-                                   &out->memory->layers[l], &out->layers[l], err);
-        done += STAGES;
-        bench_free(&b);
+    for (int s = 0; status == MOE_OK && s < c->n_seqs; s++) {
+        const int32_t from = v->train.cu_seqlens[v->sample_seq[s]];
+        const int32_t first = c->cu_seqlens[s], n = c->cu_seqlens[s + 1] - first;
+        status = states_read(&v->states, layer, from, n, v->x + (size_t)first * d, err);
+        if (v->sensitivity)
+            memcpy(v->sample_sensitivity + first,
+                   v->sensitivity + (size_t)layer * (size_t)v->train.n_tokens + from,
+                   (size_t)n * sizeof *v->sensitivity);
     }
-    progress_end(bar);
+    for (int s = 0, end; status == MOE_OK && s < c->n_seqs; s = end) {
+        const moe_batch b = calibration_batch(c, s, bounds, &end);
+        status = moe_step_attention(e, layer, &b, v->x + (size_t)c->cu_seqlens[s] * d, err);
+        if (status == MOE_OK)
+            status = interrupt_check(err);
+    }
     return status;
 }
 
-/* The pool goes when the text is read: its threads and the workers would share
- * the same processors. */
-static moe_status run_capture(const moe_model *m, const dataset *data,
-                              const convert_options *o, progress *bar, capture *c,
-                              int *n_threads, moe_error *err)
+static void show_stage(void *ctx, int layer, int stage, const char *what)
 {
-    moe_pool *pool;
-    moe_status status = moe_pool_create(o->n_threads, &pool, err);
-    if (status != MOE_OK)
-        return status;
-    *n_threads = moe_pool_threads(pool);
-    status = capture_run(m, pool, data, o->max_tokens, o->wanted, o->spool_dir, bar, c,
-                         err);
-    moe_pool_destroy(pool);
+    const conversion *v = ctx;
+    char note[64];
+    snprintf(note, sizeof note, "layer %d: %s", layer, what);
+    progress_update(v->bar, v->n_done * LAYER_STAGES + stage, note);
+}
+
+static float *scores_of(const conversion *v, int layer)
+{
+    return v->scores.scores +
+           (size_t)layer * (size_t)v->scores.n_tokens * (size_t)v->scores.n_experts;
+}
+
+/* Scores of the scored tokens, whose rows are in v->x. */
+static moe_status score_layer(const conversion *v, const router_rows *router, float *scores,
+                              moe_error *err)
+{
+    const size_t d = (size_t)v->m->info.d_model, n = (size_t)v->scores.n_tokens;
+    const ffn_layer l = {.d = v->m->info.d_model, .n_experts = v->m->info.n_experts};
+    float *x = malloc(n * d * sizeof *x);
+    float *scratch = malloc(n * (d + (size_t)router->n_hidden) * sizeof *scratch);
+    moe_status status = MOE_OK;
+    if (x && scratch) {
+        for (size_t i = 0; i < n; i++)
+            memcpy(x + i * d, v->x + (size_t)v->scored[i] * d, d * sizeof *x);
+        router_scores_of(router, &l, x, (int)n, scratch, scores);
+    } else {
+        status = moe_fail(err, MOE_E_MEMORY, "no memory for router scores");
+    }
+    free(x);
+    free(scratch);
     return status;
+}
+
+static moe_status convert_layer(conversion *v, int layer, moe_error *err)
+{
+    float *scores = scores_of(v, layer);
+    const size_t n_scores = (size_t)v->scores.n_tokens * (size_t)v->scores.n_experts;
+    const layer_stage stage = {.split = v->o->split, .router = v->o->router,
+                               .text = &v->sample, .x = v->x,
+                               .sensitivity = v->sample_sensitivity, .seed = v->o->seed,
+                               .workers = v->workers, .on_stage = show_stage, .ctx = v};
+    router_rows router;
+    moe_status status = layer_stage_run(&stage, layer, v->out, &router, err);
+    if (status == MOE_OK)
+        status = score_layer(v, &router, scores, err);
+    if (status == MOE_OK)
+        status = resume_keep_layer(v->o->resume, 0, layer, v->out, scores, n_scores, err);
+    router_rows_free(&router);
+    return status;
+}
+
+static moe_status find_or_convert(conversion *v, moe_engine *e, int layer, int32_t *bounds,
+                                  moe_error *err)
+{
+    if (resume_find_layer(v->o->resume, 0, layer, v->out, scores_of(v, layer),
+                          (size_t)v->scores.n_tokens * (size_t)v->scores.n_experts))
+        return MOE_OK;
+    moe_status status = enter_layer(v, e, layer, bounds, err);
+    return status == MOE_OK ? convert_layer(v, layer, err) : status;
+}
+
+static moe_status convert_layers(conversion *v, moe_error *err)
+{
+    moe_engine *e = NULL;
+    int32_t *bounds = malloc(((size_t)v->sample.n_seqs + 1) * sizeof *bounds);
+    moe_status status = bounds ? moe_engine_create(v->m, v->pool, NULL, &e, err)
+                               : moe_fail(err, MOE_E_MEMORY, "no memory for %d sequences",
+                                          v->sample.n_seqs);
+    progress_begin(v->bar, "converting layers", v->n_wanted * LAYER_STAGES);
+    for (int l = 0; status == MOE_OK && l < v->m->info.n_layers; l++)
+        if (v->out->wanted[l]) {
+            status = find_or_convert(v, e, l, bounds, err);
+            v->n_done++;
+        }
+    progress_end(v->bar);
+    moe_engine_destroy(e);
+    free(bounds);
+    return status;
+}
+
+/* ---- the table and the routers that it depends on ------------------------ */
+
+static moe_status make_table(conversion *v, moe_error *err)
+{
+    const bool dynamic = v->o->budget != BUDGET_UNIFORM;
+    moe_status status = ratio_table_create(v->m->info.n_layers, v->m->info.n_experts,
+                                           v->out->wanted, dynamic, &v->out->table, err);
+    if (status == MOE_OK && dynamic && is_shared(v))
+        ratio_table_share(&v->out->table, &v->scores);
+    if (status == MOE_OK)
+        converted_use_table(v->out, is_shared(v) && dynamic ? MOE_POLICY_SEQUENCE
+                                                            : MOE_POLICY_TOPK);
+    return status;
+}
+
+static moe_status refit_all(conversion *v, moe_error *err)
+{
+    if (!v->o->refit || !is_shared(v) || v->o->budget == BUDGET_UNIFORM)
+        return MOE_OK;
+    const refit r = {.text = &v->train, .s = &v->states,
+                     .region = v->states.n_layers + 1, .sensitivity = v->sensitivity,
+                     .sample = v->scored_train, .scores = &v->scores, .pool = v->pool,
+                     .workers = v->workers, .resume = v->o->resume, .seed = v->o->seed,
+                     .bar = v->bar};
+    moe_status status = refit_routers(&r, v->out, err);
+    if (status == MOE_OK)
+        ratio_table_share(&v->out->table, &v->scores);
+    return status;
+}
+
+static moe_status find_budgets(conversion *v, moe_error *err)
+{
+    calibration text;
+    int32_t *seq;
+    if (v->o->budget == BUDGET_UNIFORM || v->n_wanted == 0)
+        return MOE_OK;
+    moe_status status = calibration_sample(&v->train, BUDGET_TOKENS, &text, &seq, err);
+    if (status == MOE_OK)
+        status = budget_measure(&v->out->model, v->pool, &text, v->bar, &v->out->table, err);
+    if (status == MOE_OK && !is_shared(v))
+        ratio_table_follow(&v->out->table, &v->scores);
+    calibration_free(&text);
+    free(seq);
+    return status;
+}
+
+/* ---- all ----------------------------------------------------------------- */
+
+static moe_status run(conversion *v, moe_error *err)
+{
+    moe_status status = read_text(v, err);
+    if (status == MOE_OK)
+        status = prepare(v, err);
+    if (status == MOE_OK)
+        status = find_sensitivity(v, err);
+    if (status == MOE_OK)
+        status = convert_layers(v, err);
+    if (status == MOE_OK)
+        status = make_table(v, err);
+    if (status == MOE_OK)
+        status = refit_all(v, err);
+    if (status == MOE_OK)
+        status = find_budgets(v, err);
+    if (status == MOE_OK)
+        status = curve_measure(&v->out->model, v->pool, &v->held_out, v->data, v->bar,
+                               &v->out->fidelity, err);
+    return status;
+}
+
+static void conversion_free(conversion *v)
+{
+    workers_destroy(v->workers);
+    moe_pool_destroy(v->pool);
+    states_close(&v->states);
+    calibration_free(&v->text);
+    calibration_free(&v->train);
+    calibration_free(&v->held_out);
+    calibration_free(&v->sample);
+    free(v->sample_seq);
+    free(v->sensitivity);
+    free(v->sample_sensitivity);
+    free(v->x);
+    free(v->scores.scores);
+    free(v->scored);
+    free(v->scored_train);
 }
 
 moe_status convert_model(const moe_model *m, const dataset *data,
                          const convert_options *o, progress *bar, converted *out,
                          moe_error *err)
 {
-    capture c = {.fd = -1};
-    workers *w = NULL;
-    int n_threads = 0;
+    conversion v = {.m = m, .data = data, .o = o, .bar = bar, .out = out,
+                    .states = {.fd = -1}};
+    for (int l = 0; l < m->info.n_layers; l++)
+        v.n_wanted += o->wanted[l];
     blas_begin();
-    moe_status status = converted_init(m, out, err);
-    if (status != MOE_OK)
-        return status;
-    status = run_capture(m, data, o, bar, &c, &n_threads, err);
-    if (status == MOE_OK) {
-        out->n_tokens = c.n_tokens;
-        out->n_seqs = c.n_seqs;
-        out->n_rows = c.n_rows;
-        out->n_unknown = c.n_unknown;
-        status = workers_create(n_threads, &w, err);
-    }
+    moe_status status = converted_create(m, o->wanted, out, err);
     if (status == MOE_OK)
-        status = convert_layers(m, o, &c, w, bar, out, err);
-    workers_destroy(w);
-    capture_close(&c);
+        status = run(&v, err);
+    conversion_free(&v);
     if (status != MOE_OK)
         converted_free(out);
     return status;

@@ -76,25 +76,43 @@ static moe_status no_memory(int layer, moe_error *err)
     return moe_fail(err, MOE_E_MEMORY, "no memory for layer %d", layer);
 }
 
-moe_status converted_put_ffn(converted *c, int layer, const float *w1, const float *b1,
-                             const float *w2, const int32_t *neurons,
-                             const float *frequency, moe_error *err)
+/* The layer's arrays from those in use, by way of rows in source order. */
+static bool pack_ffn(const moe_ffn *from, const int32_t *neurons, layer_arrays *a)
+{
+    const int d = from->d, d_ff = from->d_ff, n = from->n_experts;
+    float *w1 = malloc((size_t)d_ff * (size_t)d * sizeof *w1);
+    float *b1 = malloc((size_t)d_ff * sizeof *b1);
+    float *w2 = malloc((size_t)d_ff * (size_t)d * sizeof *w2);
+    const bool ok = w1 && b1 && w2;
+    if (ok) {
+        unpack_w1(from, w1);
+        unpack_b1(from, b1);
+        unpack_w2(from, w2);
+        pack_w1(w1, d_ff, d, n, neurons, a->w1);
+        pack_b1(b1, d_ff, n, neurons, a->b1);
+        pack_w2(w2, d_ff, d, n, neurons, a->w2);
+    }
+    free(w1);
+    free(b1);
+    free(w2);
+    return ok;
+}
+
+moe_status converted_put_split(converted *c, int layer, const int32_t *neurons,
+                               const float *frequency, moe_error *err)
 {
     layer_arrays *a = &c->memory->arrays[layer];
     moe_layer *to = &c->memory->layers[layer];
-    const int d = to->ffn.d, d_ff = to->ffn.d_ff, n = to->ffn.n_experts;
+    const int d = to->ffn.d, n = to->ffn.n_experts;
     const size_t places = (size_t)n * MOE_EXPERT_SIZE;
     if (!a->neurons)
         a->neurons = malloc(places * sizeof *a->neurons);
     if (!make(&a->w1, places * (size_t)d) || !make(&a->b1, places) ||
         !make(&a->w2, pack_w2_floats(n, d)) || !make(&a->frequency, (size_t)n) ||
-        !a->neurons)
+        !a->neurons || !pack_ffn(&to->ffn, neurons, a))
         return no_memory(layer, err);
     memcpy(a->neurons, neurons, places * sizeof *neurons);
     memcpy(a->frequency, frequency, (size_t)n * sizeof *frequency);
-    pack_w1(w1, d_ff, d, n, neurons, a->w1);
-    pack_b1(b1, d_ff, n, neurons, a->b1);
-    pack_w2(w2, d_ff, d, n, neurons, a->w2);
     to->ffn.w1 = a->w1;
     to->ffn.b1 = a->b1;
     to->ffn.w2 = a->w2;

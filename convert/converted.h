@@ -36,11 +36,10 @@ moe_status converted_create(const moe_model *m, const bool *wanted, converted *o
                             moe_error *err);
 void converted_free(converted *c);
 
-/* Puts FFN `layer` in the order of neurons [n_experts * 32]. w1 [d_ff, d], b1 [d_ff],
- * w2 [d, d_ff]: in source order. frequency [n_experts]. */
-moe_status converted_put_ffn(converted *c, int layer, const float *w1, const float *b1,
-                             const float *w2, const int32_t *neurons,
-                             const float *frequency, moe_error *err);
+/* Puts the neurons of FFN `layer` in the order of neurons [n_experts * 32].
+ * frequency [n_experts]. */
+moe_status converted_put_split(converted *c, int layer, const int32_t *neurons,
+                               const float *frequency, moe_error *err);
 /* Puts the layer's router, in the place of one that is there. */
 moe_status converted_put_router(converted *c, int layer, const router_rows *r,
                                 moe_error *err);

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "convert/blas.h"
+#include "convert/calibration.h"
 #include "convert/capture.h"
 #include "convert/figures.h"
 #include "convert/interrupt.h"
@@ -19,11 +20,18 @@ enum { N_GRID = sizeof grid / sizeof *grid };
 static const double wanted_ratio = 0.25; /* where the selection is looked at */
 
 /* The curves, in the order of the legend. */
-static const struct { const char *name; moe_selector selector; } measured[] = {
-    {"router", MOE_SELECT_ROUTER},
-    {"oracle", MOE_SELECT_ORACLE},
-    {"frequency", MOE_SELECT_FREQUENCY},
-    {"random", MOE_SELECT_RANDOM},
+static const struct {
+    const char *name;
+    moe_selector selector;
+    moe_policy policy;
+} measured[] = {
+    {"router", MOE_SELECT_ROUTER, MOE_POLICY_MODEL}, /* the first: the report's own */
+    {"topk", MOE_SELECT_ROUTER, MOE_POLICY_TOPK},
+    {"threshold", MOE_SELECT_ROUTER, MOE_POLICY_THRESHOLD},
+    {"sequence", MOE_SELECT_ROUTER, MOE_POLICY_SEQUENCE},
+    {"oracle", MOE_SELECT_ORACLE, MOE_POLICY_MODEL},
+    {"frequency", MOE_SELECT_FREQUENCY, MOE_POLICY_MODEL},
+    {"random", MOE_SELECT_RANDOM, MOE_POLICY_MODEL},
 };
 enum { N_MEASURED = sizeof measured / sizeof *measured };
 
@@ -96,7 +104,7 @@ static moe_status thin_text(const moe_model *m, const dataset *data, dataset *th
     status = keep_worded(m, thin, length, err);
     if (status != MOE_OK)
         goto done;
-    thin->n_rows = capture_choose(length, thin->n_rows, FIDELITY_TOKENS, chosen);
+    thin->n_rows = calibration_choose(length, thin->n_rows, FIDELITY_TOKENS, chosen);
     if (thin->n_rows == 0)
         status = moe_fail(err, MOE_E_LIMIT, "%s: its shortest row has %d tokens, expected at "
                           "most %d", data->path, length[chosen[0]], FIDELITY_TOKENS);
@@ -123,6 +131,18 @@ static fidelity *add_series(figures *f, const char *name, int n)
     return s->at ? s : NULL;
 }
 
+/* A policy that the model allows and that isn't its own, which "router" shows. */
+static bool is_shown(const moe_model_info *info, moe_policy policy)
+{
+    if (policy == MOE_POLICY_MODEL)
+        return true;
+    if (policy == moe_policy_resolve(info, MOE_POLICY_MODEL))
+        return false;
+    return policy == MOE_POLICY_TOPK ||
+           (policy == MOE_POLICY_THRESHOLD && info->has_thresholds) ||
+           (policy == MOE_POLICY_SEQUENCE && info->has_mean_experts);
+}
+
 static moe_status measure_series(session *s, const examples *x, int i, figures *f,
                                  moe_error *err)
 {
@@ -133,7 +153,9 @@ static moe_status measure_series(session *s, const examples *x, int i, figures *
         return moe_fail(err, MOE_E_MEMORY, "no memory for %d results", N_GRID);
     snprintf(label, sizeof label, "fidelity, %s (%d of %d)", measured[i].name, i + 1, N_MEASURED);
     progress_begin(&bar, label, (int64_t)x->n_rows * (N_GRID + 1));
-    moe_status status = evaluate(s, x, measured[i].selector, grid, N_GRID, &bar, series->at, err);
+    moe_status status = evaluate(
+        s, x, (moe_selection){1, measured[i].selector, measured[i].policy}, grid, N_GRID,
+        &bar, series->at, err);
     progress_end(&bar);
     return status;
 }
@@ -146,7 +168,8 @@ static moe_status measure_fidelity(session *s, const dataset *thin, figures *f, 
         return status;
     f->labelled = x.label || x.value;
     for (int i = 0; status == MOE_OK && i < N_MEASURED; i++)
-        status = measure_series(s, &x, i, f, err);
+        if (is_shown(s->info, measured[i].policy))
+            status = measure_series(s, &x, i, f, err);
     examples_free(&x);
     return status;
 }

@@ -128,7 +128,7 @@ moe_status layer_stage_run(const layer_stage *s, int layer, converted *c,
     if (status == MOE_OK)
         status = split_and_route(s, &k, router, &c->layers[layer], err);
     if (status == MOE_OK)
-        status = converted_put_ffn(c, layer, k.w1, k.b1, k.w2, k.neurons, k.frequency, err);
+        status = converted_put_split(c, layer, k.neurons, k.frequency, err);
     if (status == MOE_OK)
         status = converted_put_router(c, layer, router, err);
     desk_free(&k);

@@ -85,25 +85,52 @@ static moe_status walk(walker *w, moe_error *err)
 }
 
 /* The scores of the sampled rows by the new router. */
-static moe_status score_sampled(walker *w, const router_rows *router, moe_error *err)
+static moe_status score_sampled(walker *w, const router_rows *router, float *scores,
+                                moe_error *err)
 {
-    const score_sample *s = w->r->scores;
-    float *scratch = malloc((size_t)s->n_tokens * w->d * sizeof *scratch);
+    const int n = w->r->scores->n_tokens;
+    float *scratch = malloc((size_t)n * w->d * sizeof *scratch);
     if (!scratch)
         return moe_fail(err, MOE_E_MEMORY, "no memory for scores of layer %d", w->layer);
-    router_scores_of(router, &w->l, w->sampled, s->n_tokens, scratch,
-                     s->scores + (size_t)w->layer * (size_t)s->n_tokens *
-                                     (size_t)s->n_experts);
+    router_scores_of(router, &w->l, w->sampled, n, scratch, scores);
     free(scratch);
     return MOE_OK;
+}
+
+static moe_status fit_router(walker *w, moe_error *err)
+{
+    const moe_ffn *f = &w->c->model.weights.layers[w->layer].ffn;
+    const score_sample *s = w->r->scores;
+    const size_t n_scores = (size_t)s->n_tokens * (size_t)s->n_experts;
+    float *scores = s->scores + (size_t)w->layer * n_scores;
+    router_rows router = {.n_linears = 0};
+    moe_status status = router_rows_alloc(1, f->d, 0, f->n_experts, &router, err);
+    if (status == MOE_OK)
+        status = router_fit_solve(w->fit, &router, err);
+    if (status == MOE_OK)
+        status = score_sampled(w, &router, scores, err);
+    if (status == MOE_OK)
+        status = converted_put_router(w->c, w->layer, &router, err);
+    if (status == MOE_OK)
+        status = resume_keep_layer(w->r->resume, 1, w->layer, w->c, scores, n_scores, err);
+    router_rows_free(&router);
+    return status;
+}
+
+/* A layer that was fitted before is only walked through. */
+static bool find_layer(walker *w)
+{
+    const score_sample *s = w->r->scores;
+    const size_t n_scores = (size_t)s->n_tokens * (size_t)s->n_experts;
+    return resume_find_layer(w->r->resume, 1, w->layer, w->c,
+                             s->scores + (size_t)w->layer * n_scores, n_scores);
 }
 
 static moe_status refit_layer(walker *w, moe_error *err)
 {
     const moe_ffn *f = &w->c->model.weights.layers[w->layer].ffn;
-    router_rows router = {.n_linears = 0};
     moe_status status = MOE_OK;
-    if (w->c->wanted[w->layer]) {
+    if (w->c->wanted[w->layer] && !find_layer(w)) {
         unpack_w1(f, w->w1);
         unpack_b1(f, w->b1);
         unpack_w2(f, w->w2);
@@ -115,16 +142,8 @@ static moe_status refit_layer(walker *w, moe_error *err)
     }
     if (status == MOE_OK)
         status = walk(w, err);
-    if (status == MOE_OK && w->fit) {
-        status = router_rows_alloc(1, f->d, 0, f->n_experts, &router, err);
-        if (status == MOE_OK)
-            status = router_fit_solve(w->fit, &router, err);
-        if (status == MOE_OK)
-            status = score_sampled(w, &router, err);
-        if (status == MOE_OK)
-            status = converted_put_router(w->c, w->layer, &router, err);
-    }
-    router_rows_free(&router);
+    if (status == MOE_OK && w->fit)
+        status = fit_router(w, err);
     router_fit_free(w->fit);
     w->fit = NULL;
     return status;

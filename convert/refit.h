@@ -5,6 +5,7 @@
 
 #include "convert/calibration.h"
 #include "convert/converted.h"
+#include "convert/resume.h"
 #include "convert/states.h"
 
 typedef struct {
@@ -16,6 +17,7 @@ typedef struct {
     score_sample *scores;      /* out: of the new routers, at those tokens */
     moe_pool *pool;
     workers *workers;
+    resume *resume;            /* fitted layers are kept there and found again */
     uint64_t seed;
     progress *bar;
 } refit;

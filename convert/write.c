@@ -2,6 +2,7 @@
  * the source's. The weights are engine/model/moefied.c's work, the card card.c's. */
 #include <dirent.h>
 #include <errno.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -41,8 +42,8 @@ static void add_router(json *parent, const converted *c, const convert_options *
 {
     json *router = json_add(parent, "router", json_object());
     json_add_string(router, "kind", o->router->name);
-    for (int l = 0; l < c->weights.n_layers; l++) {
-        const moe_router *r = &c->weights.layers[l].router;
+    for (int l = 0; l < c->model.weights.n_layers; l++) {
+        const moe_router *r = &c->model.weights.layers[l].router;
         if (!c->layers[l].converted)
             continue;
         json_add_bool(router, "normalize", r->normalize);
@@ -53,17 +54,50 @@ static void add_router(json *parent, const converted *c, const convert_options *
     }
 }
 
+static void add_floats(json *row, const char *key, const float *values, int n)
+{
+    json *list = json_add(row, key, json_array());
+    for (int l = 0; l < n; l++)
+        json_add_number(list, NULL, (double)values[l], 9);
+}
+
 static void add_ratio_table(json *parent, const converted *c)
 {
+    const int n_layers = c->model.weights.n_layers;
     json *table = json_add(parent, "ratio_table", json_array());
-    for (int i = 0; i < N_RATIOS; i++) {
+    for (int i = 0; i < c->model.info.n_ratio_rows; i++) {
+        const moe_ratio_row *r = &c->model.info.ratio_rows[i];
         json *row = json_add(table, NULL, json_object());
-        json_add_number(row, "ratio", ratio_grid[i], 6);
+        json_add_number(row, "ratio", r->ratio, 6);
         json *experts = json_add(row, "experts", json_array());
-        for (int l = 0; l < c->weights.n_layers; l++)
-            json_add_int(experts, NULL,
-                         ratio_experts(ratio_grid[i], c->weights.layers[l].ffn.n_experts,
-                                       c->layers[l].converted));
+        for (int l = 0; l < n_layers; l++)
+            json_add_int(experts, NULL, r->experts[l]);
+        if (r->mean_experts)
+            add_floats(row, "mean_experts", r->mean_experts, n_layers);
+        if (r->thresholds)
+            add_floats(row, "thresholds", r->thresholds, n_layers);
+    }
+}
+
+static void add_if_known(json *row, const char *key, double value)
+{
+    if (!isnan(value))
+        json_add_number(row, key, value, 6);
+}
+
+static void add_fidelity(json *parent, const converted *c)
+{
+    json *list = json_add(parent, "fidelity", json_array());
+    for (int i = 0; i < c->fidelity.n_rows; i++) {
+        const curve_row *r = &c->fidelity.rows[i];
+        json *row = json_add(list, NULL, json_object());
+        json_add_string(row, "policy", moe_policy_name(r->policy));
+        json_add_number(row, "ratio", r->ratio, 6);
+        json_add_number(row, "effective_ratio", r->effective_ratio, 6);
+        add_if_known(row, "agreement", r->agreement);
+        add_if_known(row, "kl", r->kl);
+        add_if_known(row, "accuracy", r->accuracy);
+        add_if_known(row, "mean_abs_difference", r->mean_abs_difference);
     }
 }
 
@@ -116,12 +150,12 @@ void write_add_calibration(json *parent, const dataset *data, int rows, int sequ
                            int tokens)
 {
     char *name = path_base(data->path);
-    json *calibration = json_add(parent, "calibration", json_object());
-    json_add_string(calibration, "name", name ? name : "");
-    json_add_string(calibration, "sha256", data->sha256);
-    json_add_int(calibration, "rows", rows);
-    json_add_int(calibration, "sequences", sequences);
-    json_add_int(calibration, "tokens", tokens);
+    json *text = json_add(parent, "calibration", json_object());
+    json_add_string(text, "name", name ? name : "");
+    json_add_string(text, "sha256", data->sha256);
+    json_add_int(text, "rows", rows);
+    json_add_int(text, "sequences", sequences);
+    json_add_int(text, "tokens", tokens);
     free(name);
 }
 
@@ -146,8 +180,37 @@ static moe_status add_provenance(json *parent, const moe_model *m, const convert
     json_add_string(provenance, "tool", "moefy " MOE_VERSION);
     json_add_int(provenance, "seed", (int64_t)o->seed);
     json_add_int(provenance, "max_tokens", o->max_tokens);
+    json_add_string(provenance, "budget",
+                    o->budget == BUDGET_UNIFORM ? "uniform" : "measured");
+    if (o->router->by_norm) {
+        json_add_string(provenance, "target", o->sensitivity ? "answer" : "output");
+        json_add_string(provenance, "states", o->refit ? "sparse" : "dense");
+    }
+    json_add_int(provenance, "held_out_sequences", c->fidelity.n_seqs);
     write_add_calibration(provenance, data, c->n_rows, c->n_seqs, c->n_tokens);
     return write_add_source(provenance, m, err);
+}
+
+/* All that the result depends on, as JSON. */
+moe_status write_conversion_key(const moe_model *m, const convert_options *o,
+                                const dataset *data, char key[65], moe_error *err)
+{
+    json *all = json_object();
+    const converted nothing = {.n_tokens = 0};
+    json_add_string(all, "split", o->split->name);
+    json_add_string(all, "router", o->router->name);
+    json *layers = json_add(all, "layers", json_array());
+    for (int l = 0; l < m->info.n_layers; l++)
+        json_add_bool(layers, NULL, o->wanted[l]);
+    moe_status status = add_provenance(all, m, &nothing, o, data, err);
+    char *text = status == MOE_OK ? json_print(all, false) : NULL;
+    if (text)
+        bytes_sha256(text, strlen(text), key);
+    else if (status == MOE_OK)
+        status = moe_fail(err, MOE_E_MEMORY, "no memory for the key of a conversion");
+    free(text);
+    json_free(all);
+    return status;
 }
 
 static moe_status add_moefication(json *config, const moe_model *m, const converted *c,
@@ -162,10 +225,12 @@ static moe_status add_moefication(json *config, const moe_model *m, const conver
     json_add_string(moe, "split", o->split->name);
     add_router(moe, c, o);
     json *layers = json_add(moe, "layers", json_array());
-    for (int l = 0; l < c->weights.n_layers; l++)
+    for (int l = 0; l < c->model.weights.n_layers; l++)
         if (c->layers[l].converted)
             json_add_int(layers, NULL, l);
+    json_add_string(moe, "policy", moe_policy_name(c->model.info.policy));
     add_ratio_table(moe, c);
+    add_fidelity(moe, c);
     return add_provenance(moe, m, c, o, data, err);
 }
 
@@ -228,7 +293,7 @@ moe_status write_model(const outdir *o, const moe_model *m, const converted *c,
     if (status == MOE_OK)
         status = write_config(o, config, err);
     if (status == MOE_OK)
-        status = write_weights(o, &c->weights, err);
+        status = write_weights(o, &c->model.weights, err);
     if (status == MOE_OK)
         status = write_tokenizer(o, m->info.dir, err);
     if (status == MOE_OK)

@@ -12,6 +12,10 @@ moe_status write_model(const outdir *o, const moe_model *m, const converted *c,
                        const convert_options *options, const dataset *data,
                        moe_error *err);
 
+/* A hash of all that such a conversion's result depends on; for resume.h. */
+moe_status write_conversion_key(const moe_model *m, const convert_options *o,
+                                const dataset *data, char key[65], moe_error *err);
+
 /* Pieces of it that the writers of dense checkpoints share. *config: json_free. */
 moe_status write_read_config(const char *dir, json **config, moe_error *err);
 moe_status write_config(const outdir *o, const json *config, moe_error *err);
