@@ -32,14 +32,14 @@ typedef struct {
 
 static int parse(int argc, char **argv, arguments *a)
 {
-    *a = (arguments){.penalty = "0", .epochs = 5, .max_tokens = 65536, .seed = 1};
+    *a = (arguments){.penalty = "0.03", .epochs = 5, .max_tokens = 65536, .seed = 1};
     const cli_option options[] = {
         {"-o", OPT_STRING, &a->out, 0, 0, "OUT", "directory to write"},
         {"--calibrate", OPT_STRING, &a->calibrate, 0, 0, "FILE", "text to train on"},
         {"--epochs", OPT_INT, &a->epochs, 1, MAX_EPOCHS, "N",
          "times that each layer sees the text (default 5)"},
         {"--density-penalty", OPT_STRING, &a->penalty, 0, 0, "P",
-         "weight of firing neurons beside the error (default 0)"},
+         "weight of firing neurons beside the error (default 0.03)"},
         {"--seed", OPT_UINT64, &a->seed, 0, 0, "N",
          "the same seed gives the same model (default 1)"},
         {"--threads", OPT_INT, &a->threads, 0, 1024, "N",

@@ -27,10 +27,10 @@ static void fill_rows(const float *row, int n, int n_rows, float *to)
         memcpy(to + (size_t)t * (size_t)n, row, (size_t)n * sizeof *to);
 }
 
-void regression_forward(regression_shape s, moe_activation act, float *params,
+void regression_forward(regression_shape s, moe_activation act, const float *params,
                         const float *x, int n_rows, float *h, float *y)
 {
-    const regression_view p = regression_parts(s, params);
+    const regression_view p = regression_parts(s, (float *)params); /* only read */
     const size_t n = (size_t)n_rows * (size_t)s.d_ff;
     fill_rows(p.b1, s.d_ff, n_rows, h);
     blas_nt(n_rows, s.d_ff, s.d, x, s.d, p.w1, s.d, 1, h, s.d_ff);
@@ -73,11 +73,11 @@ static void add_density_gradient(const float *h, int d_ff, float weight, float *
         dh[n] += a - b * h[n];
 }
 
-void regression_rows(regression_shape s, float *params, regression_weights w,
+void regression_rows(regression_shape s, const float *params, regression_weights w,
                      const float *x, const float *target, int n_rows, float *h,
                      float *dy, float *dh)
 {
-    const regression_view p = regression_parts(s, params);
+    const regression_view p = regression_parts(s, (float *)params); /* only read */
     const size_t d_ff = (size_t)s.d_ff, outputs = (size_t)n_rows * (size_t)s.d;
     regression_forward(s, MOE_ACT_RELU, params, x, n_rows, h, dy);
     for (size_t i = 0; i < outputs; i++)

@@ -26,12 +26,12 @@ size_t regression_floats(regression_shape s);
 regression_view regression_parts(regression_shape s, float *params);
 
 /* h [n_rows, d_ff] = act(x W1^T + b1), y [n_rows, d] = h W2 + b2, x [n_rows, d]. */
-void regression_forward(regression_shape s, moe_activation act, float *params,
+void regression_forward(regression_shape s, moe_activation act, const float *params,
                         const float *x, int n_rows, float *h, float *y);
 
 /* Rows: h, and the gradients of the summed loss by y (dy [n_rows, d]) and by the
  * first layer's sums (dh [n_rows, d_ff]). */
-void regression_rows(regression_shape s, float *params, regression_weights w,
+void regression_rows(regression_shape s, const float *params, regression_weights w,
                      const float *x, const float *target, int n_rows, float *h,
                      float *dy, float *dh);
 

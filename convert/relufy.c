@@ -12,7 +12,7 @@
  *
  * A walk goes over the text in batches: the rows leave the layer before, pass the
  * attention (the same weights in both) and are written back. Memory holds a batch
- * and a layer, whatever the number of tokens. */
+ * and a layer, of every token only its ids. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>

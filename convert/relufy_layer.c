@@ -3,8 +3,8 @@
  * A batch of 512 tokens is worked on in two rounds of tasks: pieces of 64 rows
  * (read, forward, gradients by the activations), then slices of 64 neurons
  * (gradient of their parameters over all rows, Adam). Each task owns what it
- * writes, so nothing is added up across tasks. Memory: five arrays of the
- * parameters' size and one batch, whatever the number of tokens. */
+ * writes, so nothing is added up across tasks. Memory: four arrays of the
+ * parameters' size and one batch; of every token only its number. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>

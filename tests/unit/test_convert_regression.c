@@ -67,7 +67,8 @@ static double loss(const float *params, regression_weights w, const float *x,
     return sum;
 }
 
-/* The steps are exact in floats: the difference of two loss values is all error. */
+/* The loss is taken in doubles at parameters that floats hold exactly, so what is
+ * left is the floats of the gradient and the curve of the loss within a step. */
 static void the_gradient_is_what_finite_differences_give(void **state)
 {
     (void)state;
