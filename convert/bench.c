@@ -71,7 +71,8 @@ typedef struct {
     bench_what what;
     moe_backend *backend;                  /* the rest: single operations */
     float *x, *y, *qkv, *scores;
-    int32_t *k, *cu_seqlens;
+    moe_choice *choice;
+    int32_t *cu_seqlens;
     moe_route route;
     int max_tokens;
 } bench_state;
@@ -131,11 +132,11 @@ static moe_status operations_create(bench_state *t, moe_error *err)
     t->scores = b->ops->alloc(b, pairs * sizeof(float));
     t->route.bound = b->ops->alloc(b, (n + 1) * sizeof(int32_t));
     t->route.expert = b->ops->alloc(b, pairs * sizeof(int32_t));
-    t->k = malloc(n * sizeof *t->k);
+    t->choice = malloc(n * sizeof *t->choice);
     t->cu_seqlens = malloc((n + 1) * sizeof *t->cu_seqlens);
     float *random = malloc((pairs > 3 * n * d ? pairs : 3 * n * d) * sizeof *random);
     if (!t->x || !t->y || !t->qkv || !t->scores || !t->route.bound || !t->route.expert ||
-        !t->k || !t->cu_seqlens || !random) {
+        !t->choice || !t->cu_seqlens || !random) {
         free(random);
         return moe_fail(err, MOE_E_MEMORY, "out of memory for %d tokens", t->max_tokens);
     }
@@ -152,15 +153,16 @@ static moe_status operations_create(bench_state *t, moe_error *err)
 /* Routes the case's tokens to uniformly random experts; NULL where dense. */
 static const moe_route *make_route(bench_state *t, bench_case *c)
 {
-    int n = c->batch * c->seq, experts = t->m->info.n_experts;
+    int experts = t->m->info.n_experts;
     int k = (int)(c->ratio * experts + 0.5);
     k = k < 1 ? 1 : k > experts ? experts : k;
     c->effective_ratio = (double)k / experts;
     if (k == experts)
         return NULL;
-    for (int i = 0; i < n; i++)
-        t->k[i] = k;
-    t->backend->ops->select(t->backend, t->scores, t->k, NULL, n, experts, &t->route);
+    for (int s = 0; s < c->batch; s++)
+        t->choice[s] = (moe_choice){.k = k};
+    t->backend->ops->select(t->backend, t->scores, t->choice, t->cu_seqlens, c->batch, experts,
+                            &t->route);
     return &t->route;
 }
 
@@ -172,10 +174,10 @@ static moe_status time_operation(bench_state *t, bench_case *c, double *ms, moe_
     const moe_route *route = NULL;
     (void)err;
     c->effective_ratio = 1;
-    if (t->what == BENCH_FFN)
-        route = make_route(t, c);
     for (int s = 0; s <= c->batch; s++)
         t->cu_seqlens[s] = s * c->seq;
+    if (t->what == BENCH_FFN)
+        route = make_route(t, c);
     double start = cli_seconds();
     for (int l = 0; l < info->n_layers; l++) {
         const moe_layer *w = &t->m->weights.layers[l];
@@ -245,7 +247,7 @@ moe_status bench_run(const moe_model *m, bench_plan *p, progress *bar, moe_error
         finish(m, p);
     if (t.backend)
         t.backend->ops->destroy(t.backend);
-    free(t.k);
+    free(t.choice);
     free(t.cu_seqlens);
     batch_free(&t.b);
     session_close(&t.s);

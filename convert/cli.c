@@ -272,6 +272,7 @@ bool cli_policy(const char *command, const char *option, const char *text, moe_p
     *out = MOE_POLICY_MODEL;
     if (!text || moe_policy_find(text, out))
         return true;
-    cli_usage("%s: %s is '%s', expected one of: topk, threshold", command, option, text);
+    cli_usage("%s: %s is '%s', expected one of: topk, threshold, sequence", command, option,
+              text);
     return false;
 }

@@ -171,7 +171,7 @@ static int parse(int argc, char **argv, arguments *a)
         {"--selection", OPT_STRING, &a->selection_text, 0, 0, "KIND",
          "router, oracle, random or frequency (default router)"},
         {"--policy", OPT_STRING, &a->policy_text, 0, 0, "NAME",
-         "topk or threshold (default: the model's own)"},
+         "topk, threshold or sequence (default: the model's own)"},
         {"--limit", OPT_INT, &a->limit, 1, INT32_MAX, "N", "use the first N rows only"},
         {"--threads", OPT_INT, &a->threads, 0, 1024, "N",
          "compute threads (default: all that this process may use)"},
@@ -191,9 +191,9 @@ static int parse(int argc, char **argv, arguments *a)
     a->selection = cli_choice("eval", "--selection", a->selection_text, selections);
     if (a->selection < 0 || !cli_policy("eval", "--policy", a->policy_text, &a->policy))
         return EXIT_USAGE;
-    if (a->policy == MOE_POLICY_THRESHOLD && a->selection != MOE_SELECT_ROUTER)
-        return cli_usage("eval: --policy threshold: expected --selection router, whose scores "
-                         "the thresholds are for");
+    if (a->policy > MOE_POLICY_TOPK && a->selection != MOE_SELECT_ROUTER)
+        return cli_usage("eval: --policy %s: expected --selection router, as others go by topk",
+                         moe_policy_name(a->policy));
     return -1;
 }
 

@@ -89,6 +89,14 @@ static void add_layers(json *j, const moe_model *m)
     }
 }
 
+/* values [n]; NULL: nothing is added. */
+static void add_floats(json *j, const char *key, const float *values, int n)
+{
+    json *list = values ? json_add(j, key, json_array()) : NULL;
+    for (int i = 0; values && i < n; i++)
+        json_add_number(list, NULL, (double)values[i], DIGITS);
+}
+
 static void add_ratio_table(json *j, const moe_model_info *info)
 {
     json *table = json_add(j, "ratio_table", json_array());
@@ -98,11 +106,8 @@ static void add_ratio_table(json *j, const moe_model_info *info)
         json *experts = json_add(row, "experts", json_array());
         for (int l = 0; l < info->n_layers; l++)
             json_add_int(experts, NULL, info->ratio_rows[i].experts[l]);
-        if (!info->has_thresholds)
-            continue;
-        json *thresholds = json_add(row, "thresholds", json_array());
-        for (int l = 0; l < info->n_layers; l++)
-            json_add_number(thresholds, NULL, (double)info->ratio_rows[i].thresholds[l], DIGITS);
+        add_floats(row, "thresholds", info->ratio_rows[i].thresholds, info->n_layers);
+        add_floats(row, "mean_experts", info->ratio_rows[i].mean_experts, info->n_layers);
     }
 }
 
@@ -154,6 +159,19 @@ static void print_shape(const moe_model_info *info)
     table_bytes(info->weight_bytes, size, sizeof size);
     print_field("weights");
     printf("%s, %s\n", info->dtype, size);
+}
+
+/* The default and what may be asked for besides topk, which always may: "topk, or
+ * threshold, sequence where asked for". */
+static void print_policies(const moe_model_info *info)
+{
+    int others = 0;
+    print_field("policy");
+    printf("%s", moe_policy_name(info->policy));
+    for (moe_policy p = MOE_POLICY_THRESHOLD; p <= MOE_POLICY_SEQUENCE; p++)
+        if (p != info->policy && !moe_policy_lacks(info, p))
+            printf("%s%s", others++ ? ", " : ", or ", moe_policy_name(p));
+    printf("%s\n", others ? " where asked for" : "");
 }
 
 static void print_files(const file_list *files)
@@ -251,10 +269,7 @@ static void print_human(const moe_model *m, const file_list *files)
         print_field("experts");
         printf("%d of %d neurons in each layer; split by %s, router %s\n", info->n_experts,
                info->expert_size, info->split, info->router);
-        print_field("policy");
-        printf("%s%s\n", moe_policy_name(info->policy),
-               info->policy == MOE_POLICY_TOPK && info->has_thresholds ? ", or threshold where "
-               "asked for" : "");
+        print_policies(info);
         print_provenance(info);
     }
     print_files(files);

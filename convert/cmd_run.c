@@ -77,6 +77,13 @@ static moe_policy policy_of(const session *s, const batch *b, int i)
     return moe_policy_resolve(s->info, b->selection[i].policy);
 }
 
+/* As said after a ratio. */
+static const char *manner(moe_policy p)
+{
+    return p == MOE_POLICY_THRESHOLD ? " by threshold" : p == MOE_POLICY_SEQUENCE ?
+           " by sequence" : "";
+}
+
 static void add_answer(json *j, const session *s, const batch *b, int i, ranking *r)
 {
     const float *logits = rank(s, b, i, r);
@@ -127,7 +134,7 @@ static void print_answer(const session *s, const batch *b, ranking *r, double se
     double effective = b->effective_ratio[0];
     printf("\nratio %g%s: %.1f%% of the FFN neurons computed (%.0f of %d a token and layer), "
            "%d tokens, %.1f ms, %d thread%s, %s\n", b->selection[0].ratio,
-           policy_of(s, b, 0) == MOE_POLICY_THRESHOLD ? " by threshold" : "",
+           manner(policy_of(s, b, 0)),
            100 * effective, effective * s->info->d_ff, s->info->d_ff, b->n_tokens,
            1000 * seconds,
            moe_pool_threads(s->pool), moe_pool_threads(s->pool) == 1 ? "" : "s",
@@ -221,7 +228,7 @@ static int parse(int argc, char **argv, arguments *a)
         {"--ratio", OPT_STRING, &a->ratio_text, 0, 0, "R",
          "share of the FFN neurons, over 0 and at most 1 (default 1: dense)"},
         {"--policy", OPT_STRING, &a->policy_text, 0, 0, "NAME",
-         "topk or threshold (default: the model's own)"},
+         "topk, threshold or sequence (default: the model's own)"},
         {"--input", OPT_STRING, &a->input, 0, 0, "FILE", "JSONL rows instead of a text"},
         {"--threads", OPT_INT, &a->threads, 0, 1024, "N",
          "compute threads (default: all that this process may use)"},

@@ -45,10 +45,11 @@ void session_close(session *s)
 
 moe_status session_check_policy(const session *s, moe_policy p, moe_error *err)
 {
-    if (p != MOE_POLICY_THRESHOLD || s->info->has_thresholds)
+    const char *lacks = moe_policy_lacks(s->info, p);
+    if (!lacks)
         return MOE_OK;
-    return moe_fail(err, MOE_E_ARGUMENT, "%s: has no thresholds: expected --policy topk",
-                    s->info->dir);
+    return moe_fail(err, MOE_E_ARGUMENT, "%s: has no %s: expected --policy topk", s->info->dir,
+                    lacks);
 }
 
 moe_status row_tokenize(const moe_model *m, const dataset_row *row, bool want_offsets,

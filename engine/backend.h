@@ -24,6 +24,17 @@ typedef struct {
     int32_t *expert; /* [bound[n_tokens]], room for n_tokens * n_experts */
 } moe_route;
 
+/* How the experts of a sequence's tokens follow from their scores. NaN is less than
+ * every number, and reaches no threshold. */
+typedef struct {
+    int32_t n_pairs; /* > 0: so many (token, expert) pairs, the best of the sequence's;
+                        at most its tokens * n_experts. Ties go to the lower token, then
+                        the lower expert. 0: */
+    int32_t k;       /* > 0: each token's k best, at most n_experts; ties go to the lower
+                        expert. 0: */
+    float threshold; /* those of each token whose score is at least this; may be none */
+} moe_choice;
+
 typedef struct moe_backend moe_backend;
 
 typedef struct {
@@ -68,12 +79,11 @@ typedef struct {
      * ground truth. Computes every neuron. mass [n_tokens, E]. */
     void (*expert_mass)(moe_backend *b, const moe_ffn *w, const float *x,
                         int n_tokens, float *mass);
-    /* Each token's experts. k[t] in [1, n_experts]: the k[t] best of scores[t, :],
-     * ties to the lower expert, NaN last. k[t] 0: those whose score is at least
-     * threshold[t], which no NaN is; there may be none. k, threshold host
-     * [n_tokens]; threshold may be NULL where no k[t] is 0. */
-    void (*select)(moe_backend *b, const float *scores, const int32_t *k,
-                   const float *threshold, int n_tokens, int n_experts,
+    /* Each token's experts, by its sequence's choice. scores [n_tokens, n_experts];
+     * choice [n_seqs], cu_seqlens [n_seqs + 1], from 0 to n_tokens: host. n_seqs is
+     * bounded as n_tokens is. A sequence's selection depends on its own scores only. */
+    void (*select)(moe_backend *b, const float *scores, const moe_choice *choice,
+                   const int32_t *cu_seqlens, int n_seqs, int n_experts,
                    moe_route *route);
     /* y[t, :] = b2 + sum over selected e of act(x w1_e + b1_e) w2_e; just b2 for a
      * token without experts.

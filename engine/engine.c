@@ -37,10 +37,10 @@ static bool allocate(moe_engine *e)
 
     e->cu_seqlens = malloc((n + 1) * sizeof *e->cu_seqlens);
     e->rows = malloc(n * sizeof *e->rows);
-    e->k = malloc(n * sizeof *e->k);
-    e->threshold = malloc(n * sizeof *e->threshold);
-    e->layer_experts = malloc(n * layers * sizeof *e->layer_experts);
-    e->layer_thresholds = calloc(n * layers, sizeof *e->layer_thresholds);
+    e->choice = malloc(layers * n * sizeof *e->choice);
+    e->layer_experts = malloc(layers * sizeof *e->layer_experts);
+    e->layer_thresholds = malloc(layers * sizeof *e->layer_thresholds);
+    e->layer_means = malloc(layers * sizeof *e->layer_means);
     e->host_scores = malloc(n * experts * sizeof *e->host_scores);
     e->host_x = e->capture ? malloc(n * d * sizeof *e->host_x) : NULL;
     e->host_route.bound = malloc((n + 1) * sizeof(int32_t));
@@ -52,8 +52,8 @@ static bool allocate(moe_engine *e)
     e->real_neurons = calloc(layers * experts, sizeof *e->real_neurons);
 
     return e->x && e->y && e->z && e->qkv && e->scores && e->logits &&
-           e->route.bound && e->route.expert && e->cu_seqlens && e->rows && e->k &&
-           e->threshold && e->layer_experts && e->layer_thresholds &&
+           e->route.bound && e->route.expert && e->cu_seqlens && e->rows && e->choice &&
+           e->layer_experts && e->layer_thresholds && e->layer_means &&
            e->host_scores && (e->host_x || !e->capture) &&
            e->host_route.bound && e->host_route.expert && e->expert_tokens &&
            e->kept_mass && e->total_mass && e->kept_neurons && e->real_neurons &&
@@ -136,10 +136,10 @@ void moe_engine_destroy(moe_engine *e)
     routing_stats_free(&e->stats);
     free(e->cu_seqlens);
     free(e->rows);
-    free(e->k);
-    free(e->threshold);
+    free(e->choice);
     free(e->layer_experts);
     free(e->layer_thresholds);
+    free(e->layer_means);
     free(e->host_scores);
     free(e->host_x);
     free(e->host_route.bound);
@@ -190,12 +190,13 @@ static moe_status check_selection(const moe_engine *e, const moe_batch *b, int s
         return moe_fail(err, MOE_E_ARGUMENT,
                         "sequence %d: selector %d, the batch's first has %d", seq,
                         (int)s->selector, (int)b->selection[0].selector);
-    if ((int)s->policy < MOE_POLICY_MODEL || s->policy > MOE_POLICY_THRESHOLD)
+    if ((int)s->policy < MOE_POLICY_MODEL || s->policy > MOE_POLICY_SEQUENCE)
         return moe_fail(err, MOE_E_ARGUMENT, "sequence %d: policy %d, expected %d to %d", seq,
-                        (int)s->policy, MOE_POLICY_MODEL, MOE_POLICY_THRESHOLD);
-    if (s->policy == MOE_POLICY_THRESHOLD && !e->model->info.has_thresholds)
-        return moe_fail(err, MOE_E_ARGUMENT,
-                        "sequence %d: policy threshold, but the model has no thresholds", seq);
+                        (int)s->policy, MOE_POLICY_MODEL, MOE_POLICY_SEQUENCE);
+    const char *lacks = moe_policy_lacks(&e->model->info, s->policy);
+    if (lacks)
+        return moe_fail(err, MOE_E_ARGUMENT, "sequence %d: policy %s, but the model has no %s",
+                        seq, moe_policy_name(s->policy), lacks);
     return MOE_OK;
 }
 

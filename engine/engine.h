@@ -40,10 +40,10 @@ struct moe_engine {
     /* Host memory. */
     int32_t *cu_seqlens;       /* [chunk_tokens + 1] */
     int32_t *rows;             /* [chunk_tokens] first token of each sequence */
-    int32_t *k;                /* [chunk_tokens] experts of each token, 0: those that */
-    float *threshold;          /* [chunk_tokens] reach this, its layer's threshold */
-    int *layer_experts;        /* [chunk_tokens, n_layers] of each sequence, 0: by */
-    float *layer_thresholds;   /* [chunk_tokens, n_layers] of each sequence */
+    moe_choice *choice;        /* [n_layers, chunk_tokens] of each sequence */
+    int *layer_experts;        /* [n_layers] of one sequence, as the next two */
+    float *layer_thresholds;
+    double *layer_means;
     float *host_scores;        /* [chunk_tokens, max_experts] */
     float *host_x;             /* [chunk_tokens, d_model], with a capture only */
     moe_route host_route;

@@ -68,20 +68,23 @@ typedef enum {
     MOE_POLICY_TOPK,      /* a layer's count of experts, the best ones */
     MOE_POLICY_THRESHOLD, /* those that score at least the layer's threshold: a count
                              that varies by token and may be 0 */
+    MOE_POLICY_SEQUENCE,  /* the best (token, expert) pairs of a sequence of n tokens, n
+                             times the layer's mean count: tokens share a budget */
 } moe_policy;
 
-/* "topk" or "threshold", as configurations and requests say it; "model". */
+/* "topk", "threshold" or "sequence", as configurations and requests say it; "model". */
 const char *moe_policy_name(moe_policy p);
-/* TOPK or THRESHOLD by that name; false, *out untouched: neither. */
+/* Any but MODEL by that name; false, *out untouched: none. */
 bool moe_policy_find(const char *name, moe_policy *out);
 
-/* Expert counts per layer for one ratio, and the thresholds that compute so many
- * on average; the engine interpolates between rows. */
+/* Expert counts per layer for one ratio, the thresholds that compute so many on
+ * average, and that mean; the engine interpolates between rows. */
 typedef struct {
     double ratio;       /* share of the model's FFN neurons, (0, 1] */
     const int *experts; /* [n_layers] */
     const float *thresholds; /* [n_layers], or NULL: the row has none. No meaning
                                 in layers without a router */
+    const float *mean_experts; /* [n_layers] per token, [0, n_experts], or NULL */
 } moe_ratio_row;
 
 /* What a model is. Owned by the model; lives as long as it. */
@@ -101,14 +104,16 @@ typedef struct {
     const char *router, *split; /* "" where not moefied */
     int n_ratio_rows;
     const moe_ratio_row *ratio_rows; /* ascending; the last is ratio 1 */
-    bool has_thresholds;       /* all ratio rows have them */
-    moe_policy policy;         /* the default: TOPK or THRESHOLD */
+    bool has_thresholds, has_mean_experts; /* all ratio rows have them */
+    moe_policy policy;         /* the default: never MODEL */
     size_t weight_bytes;             /* mapped or owned */
     const char *moefication_json;    /* the config's moefication object, "" if none */
 } moe_model_info;
 
-/* p, or the model's default in place of MODEL: TOPK or THRESHOLD. */
+/* p, or the model's default in place of MODEL. */
 moe_policy moe_policy_resolve(const moe_model_info *info, moe_policy p);
+/* What p needs and the model lacks: "thresholds" or "mean_experts"; NULL: nothing. */
+const char *moe_policy_lacks(const moe_model_info *info, moe_policy p);
 
 typedef struct moe_model moe_model;
 
@@ -174,12 +179,12 @@ typedef enum {
     MOE_SELECT_FREQUENCY, /* the same experts for all: most active in calibration */
 } moe_selector;
 
-/* Controls always select by TOPK, and so does a ratio below the first row of the
- * model's table. */
+/* Controls always select by TOPK, and so does THRESHOLD at a ratio below the first row
+ * of the model's table. */
 typedef struct {
     double ratio; /* (0, 1]; 1 is exactly dense */
     moe_selector selector;
-    moe_policy policy; /* THRESHOLD needs a model that has thresholds */
+    moe_policy policy; /* one that moe_policy_lacks nothing for */
 } moe_selection;
 
 typedef struct {

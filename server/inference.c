@@ -41,10 +41,11 @@ static bool choose_ratio(server *s, const http_exchange *x, request_state *r, pr
 
 static bool check_policy(const request_state *r, problem *p)
 {
-    if (r->body.policy != MOE_POLICY_THRESHOLD || r->model->info->has_thresholds)
+    const char *lacks = moe_policy_lacks(r->model->info, r->body.policy);
+    if (!lacks)
         return true;
-    return problem_set(p, 422, "invalid_value", "policy: model '%.64s' has no thresholds, "
-                       "expected 'topk'", r->model->name);
+    return problem_set(p, 422, "invalid_value", "policy: model '%.64s' has no %s, expected "
+                       "'topk'", r->model->name, lacks);
 }
 
 static bool choose_model(server *s, request_state *r, problem *p)

@@ -200,10 +200,10 @@ static bool set_model(inference_request *r, const jnode *v, problem *p)
 static bool set_policy(inference_request *r, const jnode *v, problem *p)
 {
     if (!is_name(v))
-        return wrong(p, "policy", "'topk' or 'threshold'", v);
+        return wrong(p, "policy", "'topk', 'threshold' or 'sequence'", v);
     return moe_policy_find(jnode_string(v), &r->policy) ||
-           problem_set(p, 422, "invalid_value", "policy: expected 'topk' or 'threshold', found "
-                       "'%.40s'", jnode_string(v));
+           problem_set(p, 422, "invalid_value", "policy: expected 'topk', 'threshold' or "
+                       "'sequence', found '%.40s'", jnode_string(v));
 }
 
 static bool set_direction(inference_request *r, const jnode *v, problem *p)

@@ -6,7 +6,7 @@
 #include "server/json_out.h"
 #include "server/server.h"
 
-enum { DIGITS = 6, THRESHOLD_DIGITS = 9 };
+enum { DIGITS = 6, FLOAT_DIGITS = 9 };
 
 static const char *task_name(moe_task task)
 {
@@ -47,12 +47,15 @@ void handle_models(server *s, http_exchange *x, request_state *r)
     answer_json(s, x, 200, &b);
 }
 
-static void write_thresholds(buffer *b, const moe_model_info *info, int row)
+/* values [n]; NULL: nothing is written. */
+static void write_floats(buffer *b, const char *key, const float *values, int n)
 {
-    jw_key(b, "thresholds");
+    if (!values)
+        return;
+    jw_key(b, key);
     jw_open(b, '[');
-    for (int l = 0; l < info->n_layers; l++)
-        jw_number(b, (double)info->ratio_rows[row].thresholds[l], THRESHOLD_DIGITS);
+    for (int i = 0; i < n; i++)
+        jw_number(b, (double)values[i], FLOAT_DIGITS);
     jw_close(b, ']');
 }
 
@@ -68,8 +71,8 @@ static void write_ratio_table(buffer *b, const moe_model_info *info)
         for (int l = 0; l < info->n_layers; l++)
             jw_int(b, info->ratio_rows[i].experts[l]);
         jw_close(b, ']');
-        if (info->has_thresholds)
-            write_thresholds(b, info, i);
+        write_floats(b, "thresholds", info->ratio_rows[i].thresholds, info->n_layers);
+        write_floats(b, "mean_experts", info->ratio_rows[i].mean_experts, info->n_layers);
         jw_close(b, '}');
     }
     jw_close(b, ']');

@@ -90,7 +90,8 @@ static bool create_ffn_scratch(cpu_backend *b)
 static bool create_router_scratch(cpu_backend *b)
 {
     size_t width = (size_t)b->shape.router_width;
-    return alloc_floats(b, &b->router_x, CPU_ROUTER_ROWS * (size_t)b->shape.d_model) &&
+    return alloc_floats(b, &b->pair_cut, (size_t)b->shape.max_tokens) &&
+           alloc_floats(b, &b->router_x, CPU_ROUTER_ROWS * (size_t)b->shape.d_model) &&
            alloc_floats(b, &b->router_hidden, CPU_ROUTER_ROWS * width);
 }
 

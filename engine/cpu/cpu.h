@@ -40,6 +40,8 @@ typedef struct {
     int32_t *task_expert, *task_pair; /* [max_ffn_tasks] */
     size_t max_ffn_tasks;
 
+    float *pair_cut;      /* [max_tokens] of each sequence: see selection.c */
+
     float *router_x;      /* [CPU_ROUTER_ROWS][d_model] */
     float *router_hidden; /* [CPU_ROUTER_ROWS][router_width] */
 } cpu_backend;
@@ -48,6 +50,8 @@ typedef struct {
 bool cpu_scratch_create(cpu_backend *b);
 void *cpu_alloc(moe_backend *b, size_t bytes);
 float *cpu_thread_scratch(const cpu_backend *b, int thread);
+/* The sequence that holds token t, by bisection; sequences may be empty. */
+int cpu_find_sequence(const int32_t *cu_seqlens, int n_seqs, int t);
 /* Floats of a thread's scratch that an operation wants. */
 size_t cpu_attention_floats(const moe_backend_shape *s);
 
@@ -80,8 +84,8 @@ void cpu_router_scores(moe_backend *b, const moe_router *w, const float *x, int 
                        float *scores);
 void cpu_expert_mass(moe_backend *b, const moe_ffn *w, const float *x, int n_tokens,
                      float *mass);
-void cpu_select(moe_backend *b, const float *scores, const int32_t *k,
-                const float *threshold, int n_tokens, int n_experts, moe_route *route);
+void cpu_select(moe_backend *b, const float *scores, const moe_choice *choice,
+                const int32_t *cu_seqlens, int n_seqs, int n_experts, moe_route *route);
 void cpu_ffn(moe_backend *b, const moe_ffn *w, const float *x, int n_tokens,
              const moe_route *route, float *y);
 

@@ -1,9 +1,8 @@
 /* rows.c: operations that work on rows one by one: embedding lookup, addition
- * with layer norm, gathering, selection of experts. Tasks are blocks of rows. */
+ * with layer norm, gathering. Tasks are blocks of rows. */
 #include <string.h>
 
 #include "engine/cpu/cpu.h"
-#include "engine/routing/select.h"
 
 enum { ROWS_PER_TASK = 16 };
 
@@ -17,8 +16,7 @@ typedef struct {
     size_t thread_floats;
 } embed_job;
 
-/* The sequence that holds token t, by bisection; sequences may be empty. */
-static int find_sequence(const int32_t *cu_seqlens, int n_seqs, int t)
+int cpu_find_sequence(const int32_t *cu_seqlens, int n_seqs, int t)
 {
     int low = 0, high = n_seqs - 1;
     while (low < high) {
@@ -50,7 +48,7 @@ static void embed_task(void *ctx, int task, int thread)
     int t = task * ROWS_PER_TASK, end = t + ROWS_PER_TASK;
     if (end > j->cu_seqlens[j->n_seqs])
         end = j->cu_seqlens[j->n_seqs];
-    int s = find_sequence(j->cu_seqlens, j->n_seqs, t);
+    int s = cpu_find_sequence(j->cu_seqlens, j->n_seqs, t);
     for (; t < end; t++) {
         while (j->cu_seqlens[s + 1] <= t)
             s++;
@@ -113,46 +111,4 @@ void cpu_gather_rows(moe_backend *b, const float *x, int d, const int32_t *row,
     for (int i = 0; i < n_rows; i++)
         memcpy(y + (size_t)i * (size_t)d, x + (size_t)row[i] * (size_t)d,
                (size_t)d * sizeof *y);
-}
-
-typedef struct {
-    const float *scores;
-    const int32_t *k;
-    const float *threshold;
-    int n_tokens, n_experts;
-    const moe_route *route;
-} select_job;
-
-static void select_task(void *ctx, int task, int thread)
-{
-    (void)thread;
-    const select_job *j = ctx;
-    const int32_t *bound = j->route->bound;
-    int end = (task + 1) * ROWS_PER_TASK;
-    end = end > j->n_tokens ? j->n_tokens : end;
-    for (int t = task * ROWS_PER_TASK; t < end; t++) {
-        const float *scores = j->scores + (size_t)t * (size_t)j->n_experts; /* [t, :] */
-        int32_t *out = j->route->expert + bound[t];
-        if (j->k[t])
-            select_topk(scores, j->n_experts, j->k[t], out);
-        else
-            select_threshold(scores, j->n_experts, j->threshold[t], bound[t + 1] - bound[t],
-                             out);
-    }
-}
-
-void cpu_select(moe_backend *base, const float *scores, const int32_t *k,
-                const float *threshold, int n_tokens, int n_experts, moe_route *route)
-{
-    cpu_backend *b = (cpu_backend *)base;
-    /* Where a token's experts go depends on the counts before it, so these come
-     * first. One pass over the scores: not worth waking the threads for. */
-    route->bound[0] = 0;
-    for (int t = 0; t < n_tokens; t++)
-        route->bound[t + 1] = route->bound[t] +
-            (k[t] ? k[t] : select_threshold_count(scores + (size_t)t * (size_t)n_experts,
-                                                  n_experts, threshold[t]));
-    select_job j = {.scores = scores, .k = k, .threshold = threshold, .n_tokens = n_tokens,
-                    .n_experts = n_experts, .route = route};
-    pool_run(b->pool, select_task, &j, cpu_ceil(n_tokens, ROWS_PER_TASK));
 }

@@ -318,6 +318,7 @@ void config_free(model_config *c)
     free(c->moe.rows);
     free(c->moe.experts);
     free(c->moe.thresholds);
+    free(c->moe.mean_experts);
     cJSON_free(c->moe.json);
     free(c->labels);
     cJSON_Delete(c->root);

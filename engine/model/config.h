@@ -18,7 +18,8 @@ typedef struct {
     moe_ratio_row *rows;       /* [n_rows] ascending, the last is ratio 1 */
     int *experts;              /* [n_rows, n_layers], what rows point into */
     float *thresholds;         /* the same, or NULL: no row has them */
-    moe_policy policy;         /* TOPK or THRESHOLD; the latter has thresholds */
+    float *mean_experts;       /* the same */
+    moe_policy policy;         /* never MODEL; the rows have what it needs */
     char *json;                /* the object as text, on one line */
 } moe_config;
 

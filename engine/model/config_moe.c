@@ -128,49 +128,77 @@ static moe_status read_counts(const cJSON *row, const model_config *c, int i,
     return MOE_OK;
 }
 
-/* A row's thresholds, NULL: it has none. */
-static const cJSON *thresholds_of(const cJSON *row)
+/* Lists of numbers that all rows have or none: thresholds, mean_experts. */
+typedef struct {
+    const char *key;
+    /* Checks what stands at [i, l]; the cell of the row before is n_layers back. */
+    moe_status (*check)(const model_config *c, int i, int l, const float *cell,
+                        moe_error *err);
+} column;
+
+static moe_status check_threshold(const model_config *c, int i, int l, const float *cell,
+                                  moe_error *err)
 {
-    const cJSON *list = cJSON_GetObjectItemCaseSensitive(row, "thresholds");
+    if (i == 0 || !c->moe.has_router[l] || *cell <= cell[-c->n_layers])
+        return MOE_OK;
+    return moe_fail(err, MOE_E_FORMAT,
+                    "%s: %s.ratio_table[%d].thresholds[%d] is %g, expected at most %g as in "
+                    "the row before", c->path, prefix, i, l, (double)*cell,
+                    (double)cell[-c->n_layers]);
+}
+
+static moe_status check_mean(const model_config *c, int i, int l, const float *cell,
+                             moe_error *err)
+{
+    bool all = c->moe.rows[i].ratio == 1 || !c->moe.has_router[l];
+    float min = all ? (float)c->n_experts : i > 0 ? cell[-c->n_layers] : 0;
+    if (*cell >= min && *cell <= (float)c->n_experts)
+        return MOE_OK;
+    return moe_fail(err, MOE_E_FORMAT,
+                    "%s: %s.ratio_table[%d].mean_experts[%d] is %g, expected a number in "
+                    "[%g, %d]", c->path, prefix, i, l, (double)*cell, (double)min,
+                    c->n_experts);
+}
+
+static const column thresholds = {"thresholds", check_threshold};
+static const column mean_experts = {"mean_experts", check_mean};
+
+/* A row's list, NULL: it has none. */
+static const cJSON *list_of(const cJSON *row, const column *k)
+{
+    const cJSON *list = cJSON_GetObjectItemCaseSensitive(row, k->key);
     return cJSON_IsNull(list) ? NULL : list;
 }
 
-static moe_status read_threshold(const cJSON *v, const model_config *c, int i, int l,
-                                 moe_error *err)
+static moe_status read_cell(const cJSON *v, const model_config *c, const column *k, int i,
+                            int l, float *cell, moe_error *err)
 {
-    float *out = c->moe.thresholds + (size_t)i * (size_t)c->n_layers + l; /* [i, l] */
     if (!cJSON_IsNumber(v) || !(fabs(v->valuedouble) <= FLT_MAX))
         return moe_fail(err, MOE_E_FORMAT,
-                        "%s: %s.ratio_table[%d].thresholds[%d] is not a finite number",
-                        c->path, prefix, i, l);
-    *out = (float)v->valuedouble;
-    if (i > 0 && c->moe.has_router[l] && *out > out[-c->n_layers])
-        return moe_fail(err, MOE_E_FORMAT,
-                        "%s: %s.ratio_table[%d].thresholds[%d] is %g, expected at most %g as "
-                        "in the row before", c->path, prefix, i, l, v->valuedouble,
-                        (double)out[-c->n_layers]);
-    return MOE_OK;
+                        "%s: %s.ratio_table[%d].%s[%d] is not a finite number", c->path,
+                        prefix, i, k->key, l);
+    *cell = (float)v->valuedouble;
+    return k->check(c, i, l, cell, err);
 }
 
-/* Thresholds of row i, no larger than the row before. All rows have them or none:
- * c->moe.thresholds is there or not by the first. */
-static moe_status read_thresholds(const cJSON *row, const model_config *c, int i,
-                                  moe_error *err)
+/* The column in row i. cells [n_rows, n_layers]; NULL: the first row has none. */
+static moe_status read_column(const cJSON *row, const model_config *c, const column *k,
+                              int i, float *cells, moe_error *err)
 {
-    const cJSON *list = thresholds_of(row);
+    const cJSON *list = list_of(row, k);
     const cJSON *v = cJSON_IsArray(list) ? list->child : NULL;
     int size = cJSON_IsArray(list) ? cJSON_GetArraySize(list) : 0;
-    if (!list != !c->moe.thresholds)
+    if (!list != !cells)
         return moe_fail(err, MOE_E_FORMAT,
-                        "%s: %s.ratio_table[%d] has %s, expected all rows or none to have "
-                        "them", c->path, prefix, i, list ? "thresholds" : "no thresholds");
+                        "%s: %s.ratio_table[%d] has %s%s, expected all rows or none to have "
+                        "them", c->path, prefix, i, list ? "" : "no ", k->key);
     if (list && size != c->n_layers)
         return moe_fail(err, MOE_E_FORMAT,
-                        "%s: %s.ratio_table[%d].thresholds has %d numbers, expected one for "
-                        "each of %d layers", c->path, prefix, i, size, c->n_layers);
+                        "%s: %s.ratio_table[%d].%s has %d numbers, expected one for each of "
+                        "%d layers", c->path, prefix, i, k->key, size, c->n_layers);
     moe_status status = MOE_OK;
     for (int l = 0; !status && v; l++, v = v->next)
-        status = read_threshold(v, c, i, l, err);
+        status = read_cell(v, c, k, i, l, cells + (size_t)i * (size_t)c->n_layers + l, err);
     return status;
 }
 
@@ -183,14 +211,18 @@ static moe_status read_rows(const cJSON *table, model_config *c, moe_error *err)
         moe_status status = read_ratio(row, c, "ratio_table", i, before, &before, err);
         if (!status)
             status = read_counts(row, c, i, before, err);
+        size_t at = (size_t)i * (size_t)c->n_layers;
+        c->moe.rows[i] = (moe_ratio_row){
+            .ratio = before, .experts = c->moe.experts + at,
+            .thresholds = c->moe.thresholds ? c->moe.thresholds + at : NULL,
+            .mean_experts = c->moe.mean_experts ? c->moe.mean_experts + at : NULL};
         if (!status)
-            status = read_thresholds(row, c, i, err);
+            status = read_column(row, c, &thresholds, i, c->moe.thresholds, err);
+        if (!status)
+            status = read_column(row, c, &mean_experts, i, c->moe.mean_experts, err);
         if (status)
             return status;
-        size_t at = (size_t)i * (size_t)c->n_layers;
-        c->moe.rows[i++] = (moe_ratio_row){
-            .ratio = before, .experts = c->moe.experts + at,
-            .thresholds = c->moe.thresholds ? c->moe.thresholds + at : NULL};
+        i++;
     }
     if (before != 1)
         return moe_fail(err, MOE_E_FORMAT,
@@ -198,6 +230,15 @@ static moe_status read_rows(const cJSON *table, model_config *c, moe_error *err)
                         before);
     c->moe.n_rows = i;
     return MOE_OK;
+}
+
+/* Room for the column where the first row has it; false: out of memory. */
+static bool make_column(const cJSON *table, const column *k, size_t cells, float **out)
+{
+    if (!list_of(table->child, k))
+        return true;
+    *out = calloc(cells, sizeof **out);
+    return *out != NULL;
 }
 
 static moe_status read_table(const cJSON *object, model_config *c, moe_error *err)
@@ -210,11 +251,10 @@ static moe_status read_table(const cJSON *object, model_config *c, moe_error *er
                         n, MAX_ROWS);
     c->moe.rows = calloc((size_t)n, sizeof *c->moe.rows);
     size_t cells = (size_t)n * (size_t)c->n_layers;
-    bool thresholds = thresholds_of(table->child) != NULL;
     c->moe.experts = calloc(cells, sizeof *c->moe.experts);
-    if (thresholds)
-        c->moe.thresholds = calloc(cells, sizeof *c->moe.thresholds);
-    if (!c->moe.rows || !c->moe.experts || (thresholds && !c->moe.thresholds))
+    if (!c->moe.rows || !c->moe.experts ||
+        !make_column(table, &thresholds, cells, &c->moe.thresholds) ||
+        !make_column(table, &mean_experts, cells, &c->moe.mean_experts))
         return moe_fail(err, MOE_E_MEMORY, "%s: out of memory for %d ratio rows", c->path, n);
     return read_rows(table, c, err);
 }
@@ -228,12 +268,15 @@ static moe_status read_policy(const cJSON *object, model_config *c, moe_error *e
         return status;
     if (!moe_policy_find(name, &c->moe.policy))
         return moe_fail(err, MOE_E_UNSUPPORTED,
-                        "%s: %s.policy is \"%.60s\", expected \"topk\" or \"threshold\"",
-                        c->path, prefix, name);
-    if (c->moe.policy == MOE_POLICY_THRESHOLD && !c->moe.thresholds)
+                        "%s: %s.policy is \"%.60s\", expected \"topk\", \"threshold\" "
+                        "or \"sequence\"", c->path, prefix, name);
+    const char *lacks = moe_policy_lacks(&(moe_model_info){
+        .has_thresholds = c->moe.thresholds, .has_mean_experts = c->moe.mean_experts},
+        c->moe.policy);
+    if (lacks)
         return moe_fail(err, MOE_E_FORMAT,
-                        "%s: %s.policy is \"threshold\", but ratio_table has no thresholds",
-                        c->path, prefix);
+                        "%s: %s.policy is \"%s\", but ratio_table has no %s", c->path, prefix,
+                        name, lacks);
     return MOE_OK;
 }
 
@@ -248,8 +291,8 @@ static moe_status check_fidelity_row(const cJSON *row, const model_config *c, in
     moe_policy found = MOE_POLICY_MODEL;
     if (name && (!cJSON_IsString(name) || !moe_policy_find(name->valuestring, &found)))
         return moe_fail(err, MOE_E_FORMAT,
-                        "%s: %s.fidelity[%d].policy is neither \"topk\" nor \"threshold\"",
-                        c->path, prefix, i);
+                        "%s: %s.fidelity[%d].policy is none of \"topk\", \"threshold\" and "
+                        "\"sequence\"", c->path, prefix, i);
     if (found != *policy)
         *before = 0;
     *policy = found;

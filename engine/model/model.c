@@ -51,6 +51,7 @@ static void describe(moe_model *m)
         .split = c->moefied ? c->moe.split : "",
         .n_ratio_rows = c->moe.n_rows, .ratio_rows = c->moe.rows,
         .has_thresholds = c->moe.thresholds != NULL,
+        .has_mean_experts = c->moe.mean_experts != NULL,
         .policy = c->moefied ? c->moe.policy : MOE_POLICY_TOPK,
         .weight_bytes = safetensors_bytes(m->memory->files) + m->memory->owned_bytes,
         .moefication_json = c->moefied ? c->moe.json : "",

@@ -1,6 +1,6 @@
-/* ratio.c: from a request's ratio to expert counts or thresholds per layer, by the
- * model's ratio table. Between two rows both are interpolated in a straight line,
- * counts rounded; a model without a table (a plain checkpoint) gets uniform counts. */
+/* ratio.c: from a request's ratio to expert counts, thresholds or mean counts per
+ * layer, by the model's ratio table. Between two rows all are interpolated in a straight
+ * line, counts rounded; a model without a table (a plain checkpoint) gets uniform counts. */
 #include "engine/routing/ratio.h"
 
 #include <math.h>
@@ -56,4 +56,28 @@ bool ratio_to_thresholds(const moe_model_info *info, double ratio, float *thresh
         thresholds[l] =
             (float)((1 - t) * (double)low->thresholds[l] + t * (double)high->thresholds[l]);
     return true;
+}
+
+bool ratio_to_means(const moe_model_info *info, double ratio, double *mean)
+{
+    int above = row_from(info, ratio);
+    if (!info->has_mean_experts || above == info->n_ratio_rows)
+        return false;
+    const moe_ratio_row *high = &info->ratio_rows[above], *low = high - (above > 0);
+    double t = above > 0 ? (ratio - low->ratio) / (high->ratio - low->ratio) : 1;
+    double scale = above > 0 ? 1 : ratio / high->ratio;
+    for (int l = 0; l < info->n_layers; l++)
+        mean[l] = scale * ((1 - t) * (double)low->mean_experts[l] +
+                           t * (double)high->mean_experts[l]);
+    return true;
+}
+
+int32_t ratio_next_pairs(pair_budget *b, double mean, int n_tokens, int n_experts)
+{
+    int64_t most = (int64_t)n_tokens * n_experts;
+    b->wanted += mean * n_tokens;
+    int64_t n = llround(b->wanted) - b->given;
+    n = n < 1 ? 1 : n > most ? most : n;
+    b->given += n;
+    return (int32_t)n;
 }

@@ -1,11 +1,11 @@
 /* route.c: one layer's routing within a forward pass.
  *
- * Each sequence's ratio was turned into an expert count per layer, or, by the policy
- * threshold, into a count of 0 and a threshold. A layer where every sequence has
- * all experts takes the dense path; otherwise the chunk is routed as a whole, and a
- * dense sequence's tokens select all experts (the same bits as the dense path).
- * Scores come from the layer's router, or from one of the controls that evaluation
- * asks for. Runs on the engine's thread; the backend does the arithmetic. */
+ * Each sequence's ratio was turned into a choice per layer: an expert count or, by its
+ * policy, a threshold or a number of (token, expert) pairs. A layer where every sequence
+ * has all experts takes the dense path; otherwise the chunk is routed as a whole, and a
+ * dense sequence's tokens select all experts (the same bits as the dense path). Scores
+ * come from the layer's router, or from one of the controls that evaluation asks for.
+ * Runs on the engine's thread; the backend does the arithmetic. */
 #include "engine/routing/route.h"
 
 #include <string.h>
@@ -34,29 +34,50 @@ static bool can_route(const moe_layer *layer, moe_selector selector)
     return false;
 }
 
-/* Whether sequence seq selects by thresholds; if so, thresholds [n_layers] are set. */
-static bool find_thresholds(const moe_engine *e, const chunk *c, int seq, float *thresholds)
+static moe_policy policy_of(const moe_engine *e, const chunk *c, int seq)
+{
+    return is_sparse(c, seq) && selector_of(c) == MOE_SELECT_ROUTER
+               ? moe_policy_resolve(&e->model->info, c->selection[seq].policy)
+               : MOE_POLICY_TOPK;
+}
+
+static moe_choice *choices_of(const moe_engine *e, int layer)
+{
+    return e->choice + (size_t)layer * (size_t)e->chunk_tokens;
+}
+
+/* What a sequence computes in each layer, by its ratio and policy. */
+static void choose(moe_engine *e, const chunk *c, int seq)
 {
     const moe_model_info *info = &e->model->info;
-    return is_sparse(c, seq) && selector_of(c) == MOE_SELECT_ROUTER &&
-           moe_policy_resolve(info, c->selection[seq].policy) == MOE_POLICY_THRESHOLD &&
-           ratio_to_thresholds(info, c->selection[seq].ratio, thresholds);
+    moe_policy policy = policy_of(e, c, seq);
+    double ratio = is_sparse(c, seq) ? c->selection[seq].ratio : 1;
+    int n_tokens = c->cu_seqlens[seq + 1] - c->cu_seqlens[seq];
+    pair_budget pairs = {0};
+    bool by_threshold = policy == MOE_POLICY_THRESHOLD &&
+                        ratio_to_thresholds(info, ratio, e->layer_thresholds);
+    bool by_pairs = policy == MOE_POLICY_SEQUENCE &&
+                    ratio_to_means(info, ratio, e->layer_means);
+    ratio_to_experts(info, ratio, e->layer_experts);
+    for (int l = 0; l < e->weights.n_layers; l++) {
+        int n_experts = e->weights.layers[l].ffn.n_experts;
+        moe_choice *out = &choices_of(e, l)[seq];
+        if (!can_route(&e->weights.layers[l], selector_of(c)))
+            *out = (moe_choice){.k = n_experts};
+        else if (by_pairs)
+            *out = (moe_choice){.n_pairs = ratio_next_pairs(&pairs, e->layer_means[l],
+                                                            n_tokens, n_experts)};
+        else if (by_threshold)
+            *out = (moe_choice){.threshold = e->layer_thresholds[l]};
+        else
+            *out = (moe_choice){.k = e->layer_experts[l]};
+    }
 }
 
 void route_begin(moe_engine *e, const chunk *c)
 {
-    int n_layers = e->weights.n_layers;
     for (int s = 0; s < c->n_seqs; s++) {
-        int *experts = e->layer_experts + (size_t)s * n_layers;
-        float *thresholds = e->layer_thresholds + (size_t)s * n_layers;
-        double ratio = is_sparse(c, s) ? c->selection[s].ratio : 1;
-        ratio_to_experts(&e->model->info, ratio, experts);
-        bool by_threshold = find_thresholds(e, c, s, thresholds);
-        for (int l = 0; l < n_layers; l++)
-            if (!can_route(&e->weights.layers[l], selector_of(c)))
-                experts[l] = e->weights.layers[l].ffn.n_experts;
-            else if (by_threshold)
-                experts[l] = 0;
+        choose(e, c, s);
         e->kept_neurons[s] = 0;
         e->kept_mass[s] = e->total_mass[s] = 0;
     }
@@ -181,21 +202,14 @@ static void count_mass(moe_engine *e, const chunk *c, int layer, bool routed)
 const moe_route *route_layer(moe_engine *e, const chunk *c, int layer)
 {
     moe_backend *b = e->backend;
-    int n_layers = e->weights.n_layers;
+    const moe_choice *choice = choices_of(e, layer);
     int n_experts = e->weights.layers[layer].ffn.n_experts;
     bool routed = false;
-    for (int s = 0; s < c->n_seqs; s++) {
-        int k = e->layer_experts[(size_t)s * n_layers + layer];
-        routed |= k < n_experts;
-        for (int t = c->cu_seqlens[s]; t < c->cu_seqlens[s + 1]; t++) {
-            e->k[t] = k;
-            e->threshold[t] = e->layer_thresholds[(size_t)s * n_layers + layer];
-        }
-    }
+    for (int s = 0; s < c->n_seqs; s++)
+        routed |= choice[s].k < n_experts; /* 0 where k does not count */
     if (routed) {
         score(e, c, layer, selector_of(c));
-        b->ops->select(b, e->scores, e->k, e->threshold, c->n_tokens, n_experts,
-                       &e->route);
+        b->ops->select(b, e->scores, choice, c->cu_seqlens, c->n_seqs, n_experts, &e->route);
         count_route(e, c, layer);
     } else {
         count_dense(e, c, layer);

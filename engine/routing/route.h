@@ -5,8 +5,7 @@
 
 #include "engine/engine.h"
 
-/* Prepares a chunk: expert counts or thresholds per sequence and layer; clears its
- * sums. */
+/* Prepares a chunk: what each sequence computes in each layer; clears its sums. */
 void route_begin(moe_engine *e, const chunk *c);
 
 /* Chooses the experts of the chunk's tokens for a layer whose FFN input is

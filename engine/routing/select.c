@@ -1,9 +1,9 @@
-/* select.c: the scores from a given threshold on, and the k best by bisection. The
- * k-th best is found as a threshold: each pass counts the scores that reach the
- * middle of the range that is left. Its ends are floats numbered in their order,
- * which halving needs no more than 32 times, whatever the scores: linear time. A
- * count of exactly k ends it early, usually after some 15 passes, and a pass is a
- * plain loop that vectorises. */
+/* select.c: the scores from a given threshold on, and the k best by bisection, of one
+ * token or of all pairs of a sequence. The k-th best is found as a threshold: each pass
+ * counts the scores that reach the middle of the range that is left. Its ends are floats
+ * numbered in their order, which halving needs no more than 32 times, whatever the
+ * scores: linear time. A count of exactly k ends it early, usually after some 15 passes,
+ * and a pass is a plain loop that vectorises. */
 #include <math.h>
 #include <string.h>
 
@@ -60,34 +60,78 @@ static float find_threshold(const float *scores, int n, int k)
     return float_of((int32_t)low);
 }
 
-/* All numbers, and the first NaNs up to k. */
-static void take_numbers(const float *scores, int n_nan, int k, int32_t *out)
+/* How many lie above a cut, or at it. Under a cut of NaN all numbers lie above, and NaN
+ * at it. */
+static int count_above(const float *scores, int n, float cut)
 {
-    for (int i = 0, filled = 0; filled < k; i++)
+    int count = 0;
+    if (cut != cut)
+        return count_from(scores, n, -INFINITY);
+    for (int i = 0; i < n; i++)
+        count += scores[i] > cut;
+    return count;
+}
+
+static int count_at(const float *scores, int n, float cut)
+{
+    int count = 0;
+    if (cut != cut)
+        return n - count_from(scores, n, -INFINITY);
+    for (int i = 0; i < n; i++)
+        count += scores[i] == cut;
+    return count;
+}
+
+/* A value that at most k scores lie above, and at least k above or at it. */
+static float find_cut(const float *scores, int n, int k)
+{
+    return count_from(scores, n, -INFINITY) <= k ? NAN : find_threshold(scores, n, k);
+}
+
+/* All numbers, and the first NaNs up to count. */
+static void take_numbers(const float *scores, int n_nan, int count, int32_t *out)
+{
+    for (int i = 0, filled = 0; filled < count; i++)
         if (scores[i] == scores[i] || n_nan-- > 0)
             out[filled++] = i;
 }
 
-void select_topk(const float *scores, int n, int k, int32_t *out)
+void select_above(const float *scores, int n, float cut, int count, int32_t *out)
 {
-    int numbers = count_from(scores, n, -INFINITY);
-    if (numbers <= k) {
-        take_numbers(scores, k - numbers, k, out);
+    /* Of the scores at the cut, the first ones as far as they fit. */
+    int ties = count - count_above(scores, n, cut);
+    if (cut != cut) {
+        take_numbers(scores, ties, count, out);
         return;
     }
-    float threshold = find_threshold(scores, n, k);
-    int reach = count_from(scores, n, threshold), equal = 0;
-    for (int i = 0; reach > k && i < n; i++)
-        equal += scores[i] == threshold;
-    /* Of the scores equal to the threshold, the first ones as far as they fit. No
-     * branch depends on a score: half of them would be mispredicted. */
-    int ties = reach > k ? k - (reach - equal) : n;
-    for (int i = 0, filled = 0; filled < k; i++) {
-        int tie = (scores[i] == threshold) & (ties > 0);
+    /* No branch depends on a score: half of them would be mispredicted. */
+    for (int i = 0, filled = 0; filled < count; i++) {
+        int tie = (scores[i] == cut) & (ties > 0);
         out[filled] = i;
-        filled += (scores[i] > threshold) | tie;
+        filled += (scores[i] > cut) | tie;
         ties -= tie;
     }
+}
+
+void select_topk(const float *scores, int n, int k, int32_t *out)
+{
+    select_above(scores, n, find_cut(scores, n, k), k, out);
+}
+
+float select_pairs(const float *scores, int n_tokens, int n_experts, int n_pairs,
+                   int32_t *count)
+{
+    float cut = find_cut(scores, n_tokens * n_experts, n_pairs);
+    int left = n_pairs;
+    for (int t = 0; t < n_tokens; t++)
+        left -= count[t] = count_above(scores + (size_t)t * n_experts, n_experts, cut);
+    for (int t = 0; t < n_tokens && left > 0; t++) {
+        int ties = count_at(scores + (size_t)t * n_experts, n_experts, cut);
+        ties = ties < left ? ties : left;
+        count[t] += ties;
+        left -= ties;
+    }
+    return cut;
 }
 
 int select_threshold_count(const float *scores, int n, float threshold)

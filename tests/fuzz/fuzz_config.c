@@ -13,10 +13,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 /* Finite, never rising where there is a router, in all rows or none. */
 static void check_thresholds(const moe_config *m, int n_layers)
 {
-    if (m->policy != MOE_POLICY_TOPK && m->policy != MOE_POLICY_THRESHOLD)
-        abort();
-    if (m->policy == MOE_POLICY_THRESHOLD && !m->thresholds)
-        abort();
     for (int i = 0; i < m->n_rows; i++) {
         if (!m->rows[i].thresholds != !m->thresholds)
             abort();
@@ -27,6 +23,31 @@ static void check_thresholds(const moe_config *m, int n_layers)
                 abort();
         }
     }
+}
+
+/* In [0, n_experts], never falling, all at ratio 1 and where there is no router, in all
+ * rows or none. */
+static void check_means(const moe_config *m, int n_layers, int n_experts)
+{
+    for (int i = 0; i < m->n_rows; i++) {
+        if (!m->rows[i].mean_experts != !m->mean_experts)
+            abort();
+        for (int l = 0; m->mean_experts && l < n_layers; l++) {
+            float here = m->rows[i].mean_experts[l];
+            bool all = m->rows[i].ratio == 1 || !m->has_router[l];
+            if (!(here >= (all ? n_experts : 0) && here <= n_experts) ||
+                (i > 0 && here < m->rows[i - 1].mean_experts[l]))
+                abort();
+        }
+    }
+}
+
+static void check_policy(const moe_config *m)
+{
+    if (m->policy < MOE_POLICY_TOPK || m->policy > MOE_POLICY_SEQUENCE ||
+        (m->policy == MOE_POLICY_THRESHOLD && !m->thresholds) ||
+        (m->policy == MOE_POLICY_SEQUENCE && !m->mean_experts))
+        abort();
 }
 
 static void check(const model_config *c)
@@ -46,6 +67,8 @@ static void check(const model_config *c)
                 abort();
         }
     check_thresholds(&c->moe, c->n_layers);
+    check_means(&c->moe, c->n_layers, c->n_experts);
+    check_policy(&c->moe);
     if (c->moe.rows[c->moe.n_rows - 1].ratio != 1)
         abort();
 }

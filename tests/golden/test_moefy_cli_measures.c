@@ -101,8 +101,12 @@ static void a_policy_is_the_models_own_or_as_told(void **state)
     assert_true(effective(own) == effective(threshold));
     assert_true(effective(own) != effective(topk));
     assert_true(effective(plain) == effective(topk));
-    cJSON *const all[] = {own, threshold, topk, plain, control};
-    for (int i = 0; i < 5; i++)
+    cJSON *sequence = eval_some(tiny_dynamic, "--ratio 0.5 --policy sequence");
+    assert_string_equal(text(sequence, "policy"), "sequence");
+    assert_true(effective(sequence) != effective(topk));
+    assert_true(effective(sequence) != effective(threshold));
+    cJSON *const all[] = {own, threshold, topk, plain, control, sequence};
+    for (int i = 0; i < 6; i++)
         cJSON_Delete(all[i]);
     command_result r = MOEFY("eval %s --data %s/some.jsonl --ratio 0.5", tiny_dynamic, scratch);
     assert_done(&r);
@@ -127,6 +131,10 @@ static void run_follows_a_policy_too(void **state)
     assert_done(&r);
     assert_non_null(strstr(r.out, "ratio 0.5 by threshold: "));
     command_free(&r);
+    r = MOEFY("run %s --ratio 0.5 --policy=sequence abc", tiny_dynamic);
+    assert_done(&r);
+    assert_non_null(strstr(r.out, "ratio 0.5 by sequence: "));
+    command_free(&r);
 }
 
 static void a_policy_that_cannot_be_followed_is_told(void **state)
@@ -138,10 +146,14 @@ static void a_policy_that_cannot_be_followed_is_told(void **state)
     assert_fails(MOEFY("run %s --policy threshold abc", tiny_moe), 1, "has no thresholds");
     assert_fails(MOEFY("run " MODEL " --policy threshold abc"), 1, "has no thresholds");
     assert_fails(MOEFY("eval %s --data x --policy best", tiny_dynamic), 2,
-                 "--policy is 'best', expected one of: topk, threshold");
+                 "--policy is 'best', expected one of: topk, threshold, sequence");
     assert_fails(MOEFY("run %s --policy model abc", tiny_dynamic), 2, "--policy is 'model'");
     assert_fails(MOEFY("eval %s --data x --policy threshold --selection random", tiny_dynamic),
                  2, "--policy threshold: expected --selection router");
+    assert_fails(MOEFY("eval %s --data x --policy sequence --selection oracle", tiny_dynamic),
+                 2, "--policy sequence: expected --selection router");
+    assert_fails(MOEFY("run %s --policy sequence abc", tiny_moe), 1,
+                 "tiny-moe: has no mean_experts: expected --policy topk");
 }
 
 static void text_without_labels_still_gives_fidelity(void **state)
@@ -235,10 +247,11 @@ static void inspect_tells_what_a_model_is(void **state)
     row = list(j, "ratio_table", 3)->child->next;
     assert_float_equal(list(row, "thresholds", 2)->child->valuedouble, 0.1, 1e-7);
     assert_true(list(row, "thresholds", 2)->child->next->valuedouble == 0);
+    assert_float_equal(list(row, "mean_experts", 2)->child->valuedouble, 1.3, 1e-7);
     cJSON_Delete(j);
     command_result r = MOEFY("inspect %s", tiny_dynamic);
     assert_done(&r);
-    assert_non_null(strstr(r.out, "  policy      threshold\n"));
+    assert_non_null(strstr(r.out, "  policy      threshold, or sequence where asked for\n"));
     command_free(&r);
     r = MOEFY("inspect %s", tiny_moe);
     assert_done(&r);

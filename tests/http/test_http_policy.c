@@ -9,25 +9,27 @@
 
 static moefied server;
 
-/* One network four times: following thresholds, having them, without, a checkpoint. */
+/* One network five times: following thresholds, having them, without, sharing a
+ * sequence's budget, a checkpoint. */
 static int start(void **state)
 {
     static const struct { const char *name, *moefication; } made[] = {
         {"dynamic", TINY_THRESHOLDS("threshold")},
         {"counted", TINY_THRESHOLDS("topk")},
         {"bare", TINY_MOEFICATION},
+        {"shared", TINY_MEANS("sequence")},
     };
-    static char args[4][4200];
+    static char args[5][4200];
     (void)state;
     curl_global_init(CURL_GLOBAL_ALL);
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < 4; i++) {
         tiny_moefied_write_as(tmp_path(made[i].name), 5, made[i].moefication);
         snprintf(args[i], sizeof args[i], "%s=%s", made[i].name, tmp_path(made[i].name));
     }
     tiny_model_write(tmp_path("plain"), 5);
-    snprintf(args[3], sizeof args[3], "plain=%s", tmp_path("plain"));
+    snprintf(args[4], sizeof args[4], "plain=%s", tmp_path("plain"));
     moefied_start(&server, "policy", "--model", args[0], "--model", args[1], "--model", args[2],
-                  "--model", args[3], NULL);
+                  "--model", args[3], "--model", args[4], NULL);
     return 0;
 }
 
@@ -74,6 +76,20 @@ static void a_request_may_choose_the_policy(void **state)
         answer_free(all[i]);
 }
 
+static void tokens_of_a_sequence_may_share_a_budget(void **state)
+{
+    (void)state;
+    answer own = ask("shared", ""), told = ask("shared", ",\"policy\":\"sequence\"");
+    answer topk = ask("shared", ",\"policy\":\"topk\""), other = ask("counted", "");
+    assert_string_equal(string_at(&own, "ratio.policy"), "sequence");
+    expect_same_results(&own, &told, true);
+    expect_same_results(&own, &topk, false);
+    expect_same_results(&other, &topk, true);
+    answer *const all[] = {&own, &told, &topk, &other};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        answer_free(all[i]);
+}
+
 /* Without a policy asked for, answers of a topk model look as they always did. */
 static void the_answer_names_a_policy_only_where_it_is_of_interest(void **state)
 {
@@ -111,9 +127,11 @@ static void a_policy_that_cannot_be_followed_is_refused(void **state)
          "policy: model 'bare' has no thresholds, expected 'topk'"},
         {"\"model\":\"plain\",\"policy\":\"threshold\"", "policy: model 'plain' has no thresholds"},
         {"\"model\":\"bare\",\"policy\":\"threshold\",\"ratio\":1", "has no thresholds"},
-        {"\"policy\":\"best\"", "policy: expected 'topk' or 'threshold', found 'best'"},
-        {"\"policy\":0.5", "policy: expected 'topk' or 'threshold', found a number"},
-        {"\"policy\":[\"topk\"]", "policy: expected 'topk' or 'threshold', found a list"},
+        {"\"model\":\"bare\",\"policy\":\"sequence\"",
+         "policy: model 'bare' has no mean_experts, expected 'topk'"},
+        {"\"policy\":\"best\"", "policy: expected 'topk', 'threshold' or 'sequence', found 'best'"},
+        {"\"policy\":0.5", "policy: expected 'topk', 'threshold' or 'sequence', found a number"},
+        {"\"policy\":[\"topk\"]", "policy: expected 'topk', 'threshold' or 'sequence', found a list"},
     };
     (void)state;
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -138,8 +156,8 @@ static void models_show_their_policy_and_thresholds(void **state)
 {
     (void)state;
     answer a = get(&server, "/v1/models");
-    static const char *const policies[] = {"threshold", "topk", "topk", ""};
-    for (int i = 0; i < 4; i++) {
+    static const char *const policies[] = {"threshold", "topk", "topk", "sequence", ""};
+    for (int i = 0; i < 5; i++) {
         char path[32];
         snprintf(path, sizeof path, "models.%d.policy", i);
         assert_string_equal(string_at(&a, path), policies[i]);
@@ -150,6 +168,10 @@ static void models_show_their_policy_and_thresholds(void **state)
     assert_float_equal(number_at(&a, "ratios.0.thresholds.1"), 0.25, 0);
     assert_float_equal(number_at(&a, "ratios.2.thresholds.0"), -0.2, 1e-8);
     answer_free(&a);
+    a = get(&server, "/v1/models/shared");
+    assert_float_equal(number_at(&a, "ratios.0.mean_experts.0"), 0.79, 1e-7);
+    assert_float_equal(number_at(&a, "ratios.2.mean_experts.1"), 3, 0);
+    answer_free(&a);
     a = get(&server, "/v1/models/bare");
     assert_int_equal(cJSON_GetArraySize(at(&a, "ratios.0")), 2);
     answer_free(&a);
@@ -159,6 +181,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_request_may_choose_the_policy),
+        cmocka_unit_test(tokens_of_a_sequence_may_share_a_budget),
         cmocka_unit_test(the_answer_names_a_policy_only_where_it_is_of_interest),
         cmocka_unit_test(predict_follows_a_policy_too),
         cmocka_unit_test(a_policy_that_cannot_be_followed_is_refused),

@@ -309,11 +309,14 @@ static void selection_writes_a_ragged_ascending_route(void **state)
         assert_true(machine_open(&m, "c", n_threads, &shape));
         rng r = rng_seed(90);
         float *scores = random_floats(&r, N * E, 1);
-        int32_t k[N];
+        int32_t k[N], cu_seqlens[N + 1];
+        moe_choice choice[N];
+        for (int t = 0; t <= N; t++)
+            cu_seqlens[t] = t;
         for (int t = 0; t < N; t++)
-            k[t] = rng_int(&r, 1, E);
+            choice[t] = (moe_choice){.k = k[t] = rng_int(&r, 1, E)};
         moe_route route = {.bound = guarded_bytes((N + 1) * 4), .expert = guarded_bytes(N * E * 4)};
-        m.b->ops->select(m.b, scores, k, NULL, N, E, &route);
+        m.b->ops->select(m.b, scores, choice, cu_seqlens, N, E, &route);
         for (int t = 0; t < N; t++) {
             const float *s = scores + t * E;
             float least = INFINITY, most_left = -INFINITY;
@@ -329,48 +332,74 @@ static void selection_writes_a_ragged_ascending_route(void **state)
                 most_left = chosen[e] ? most_left : fmaxf(most_left, s[e]);
             assert_true(least >= most_left);
         }
-        m.b->ops->select(m.b, scores, k, NULL, 0, E, &route);
+        m.b->ops->select(m.b, scores, NULL, NULL, 0, E, &route);
         assert_int_equal(route.bound[0], 0);
         guarded_release();
         machine_close(&m);
     }
 }
 
-/* Tokens with a count and tokens with a threshold in one call; a row of NaN, one
- * that nothing reaches, one that all reach. */
-static void counts_and_thresholds_share_a_route(void **state)
+/* Whether expert e of token t is chosen, by counting in its sequence [first, end). */
+static bool is_chosen(const moe_choice *c, const float *scores, int n_experts, int first,
+                      int end, int t, int e)
+{
+    const float *own = scores + t * n_experts;
+    int place = t * n_experts + e, better = 0;
+    if (!c->n_pairs && !c->k)
+        return own[e] >= c->threshold;
+    for (int i = (c->n_pairs ? first : t) * n_experts;
+         i < (c->n_pairs ? end : t + 1) * n_experts; i++)
+        better += isnan(own[e]) ? !isnan(scores[i]) || i < place
+                                : scores[i] > own[e] || (scores[i] == own[e] && i < place);
+    return better < (c->n_pairs ? c->n_pairs : c->k);
+}
+
+static void check_choices(const moe_choice *choice, const int32_t *cu_seqlens, int n_seqs,
+                          const float *scores, int n_experts, const moe_route *route)
+{
+    int filled = 0;
+    for (int s = 0; s < n_seqs; s++) {
+        for (int t = cu_seqlens[s]; t < cu_seqlens[s + 1]; t++) {
+            assert_int_equal(route->bound[t], filled);
+            for (int e = 0; e < n_experts; e++)
+                if (is_chosen(&choice[s], scores, n_experts, cu_seqlens[s], cu_seqlens[s + 1],
+                              t, e))
+                    assert_int_equal(route->expert[filled++], e);
+            assert_int_equal(route->bound[t + 1], filled);
+        }
+        if (choice[s].n_pairs)
+            assert_int_equal(filled - route->bound[cu_seqlens[s]], choice[s].n_pairs);
+    }
+}
+
+/* Sequences with a count, a threshold and pairs in one call: one of a token, one of
+ * NaN, one that nothing reaches, one that all reach, one of many ties. */
+static void sequences_that_choose_differently_share_a_route(void **state)
 {
     (void)state;
-    enum { N = 75, E = 24 };
+    enum { N = 160, E = 24, SEQS = 12 };
+    static const int32_t cu_seqlens[SEQS + 1] = {0, 1, 2, 3, 20, 21, 40, 52, 90, 107, 110, 125, N};
+    moe_choice choice[SEQS] = {
+        {.n_pairs = 5}, {.k = 3}, {.threshold = 0.5f}, {.n_pairs = 17 * 5}, {.n_pairs = E},
+        {.threshold = 2}, {.threshold = -2}, {.n_pairs = 38 * 7}, {.k = E}, {.n_pairs = 1},
+        {.n_pairs = 15 * E}, {.n_pairs = 35 * 3 + 1}};
     moe_backend_shape shape = shape_of(8, E);
     for (int n_threads = 1; n_threads <= 3; n_threads++) {
         machine m;
         assert_true(machine_open(&m, "c", n_threads, &shape));
         rng r = rng_seed(91);
         float *scores = random_floats(&r, N * E, 1);
-        int32_t k[N];
-        float threshold[N];
-        for (int t = 0; t < N; t++) {
-            k[t] = t % 3 ? 0 : rng_int(&r, 1, E);
-            threshold[t] = t % 3 ? scores[t * E + t % E] : NAN; /* read where k is 0 only */
-        }
-        for (int e = 0; e < E; e++)
-            scores[1 * E + e] = NAN;
-        threshold[2] = 2;
-        threshold[4] = -2;
+        for (int i = cu_seqlens[7] * E; i < cu_seqlens[8] * E; i++)
+            scores[i] = (float)rng_int(&r, 0, 4); /* ties */
+        for (int i = 3 * E; i < 18 * E; i++)      /* fewer numbers than pairs */
+            scores[i] = NAN;
+        for (int i = cu_seqlens[11] * E; i < N * E; i += 3)
+            scores[i] = NAN;
         moe_route route = {.bound = guarded_bytes((N + 1) * 4), .expert = guarded_bytes(N * E * 4)};
-        m.b->ops->select(m.b, scores, k, threshold, N, E, &route);
-        assert_int_equal(route.bound[0], 0);
-        for (int t = 0; t < N; t++) {
-            int at = route.bound[t], n = route.bound[t + 1] - at, want = 0;
-            for (int e = 0; e < E && k[t] == 0; e++)
-                if (scores[t * E + e] >= threshold[t])
-                    assert_int_equal(route.expert[at + want++], e);
-            assert_int_equal(n, k[t] ? k[t] : want);
-        }
-        assert_int_equal(route.bound[2] - route.bound[1], 0);
-        assert_int_equal(route.bound[3] - route.bound[2], 0);
-        assert_int_equal(route.bound[5] - route.bound[4], E);
+        m.b->ops->select(m.b, scores, choice, cu_seqlens, SEQS, E, &route);
+        check_choices(choice, cu_seqlens, SEQS, scores, E, &route);
+        assert_int_equal(route.bound[40] - route.bound[21], 0);
+        assert_int_equal(route.bound[52] - route.bound[40], 12 * E);
         guarded_release();
         machine_close(&m);
     }
@@ -439,7 +468,7 @@ int main(void)
         cmocka_unit_test(router_scores_match_double_precision),
         cmocka_unit_test(mass_is_the_positive_activation_of_each_expert),
         cmocka_unit_test(selection_writes_a_ragged_ascending_route),
-        cmocka_unit_test(counts_and_thresholds_share_a_route),
+        cmocka_unit_test(sequences_that_choose_differently_share_a_route),
         cmocka_unit_test(the_isa_can_be_forced_and_an_absent_one_is_refused),
         cmocka_unit_test(memory_is_aligned_and_goes_with_the_backend),
     };

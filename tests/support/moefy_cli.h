@@ -28,7 +28,7 @@
 #define MOEFY(...) command_run("moefy", "\"$P\" " __VA_ARGS__)
 #define SHELL(...) command_run("moefy", __VA_ARGS__)
 
-/* Directories; tiny_dynamic has thresholds and follows them unless told. */
+/* Directories; tiny_dynamic follows thresholds unless told, and has mean counts too. */
 static char scratch[4096], tiny[4200], tiny_moe[4200], tiny_dynamic[4200];
 
 /* Makes the tiny models. */
@@ -40,7 +40,7 @@ static inline void moefy_set_up(void)
     snprintf(tiny_dynamic, sizeof tiny_dynamic, "%s/tiny-dynamic", scratch);
     tiny_model_write(tiny, 5);
     tiny_moefied_write(tiny_moe, 5);
-    tiny_moefied_write_as(tiny_dynamic, 5, TINY_THRESHOLDS("threshold"));
+    tiny_moefied_write_as(tiny_dynamic, 5, TINY_MEANS("threshold"));
 }
 
 /* A file of scratch. */

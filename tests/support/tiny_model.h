@@ -371,6 +371,13 @@ static inline void tiny_moefied_free(tiny_moefied *t)
     TINY_MOEFICATION_OF("\"policy\":\"" policy "\",", ",\"thresholds\":[0.3,0.25]",    \
                         ",\"thresholds\":[0.1,0]", ",\"thresholds\":[-0.2,-0.2]")
 
+/* With mean counts beside them, and any default policy. */
+#define TINY_MEANS(policy)                                                            \
+    TINY_MOEFICATION_OF("\"policy\":\"" policy "\",",                                  \
+                        ",\"thresholds\":[0.3,0.25],\"mean_experts\":[0.79,1.25]",      \
+                        ",\"thresholds\":[0.1,0],\"mean_experts\":[1.3,1.7]",           \
+                        ",\"thresholds\":[-0.2,-0.2],\"mean_experts\":[3,3]")
+
 /* Makes dir, the MoEfied form of tiny_model_write(dir, seed)'s network, with that
  * moefication object. */
 static inline void tiny_moefied_write_as(const char *dir, unsigned seed,

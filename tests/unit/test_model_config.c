@@ -108,17 +108,22 @@ static void a_config_is_read_with_its_defaults(void **state)
     config_free(&c);
 }
 
-/* A ratio table of two rows whose thresholds are the JSON texts; NULL: none. */
-static const char *table_with(const char *first, const char *last)
+/* A ratio table of two rows in which the key has the JSON texts; NULL: none. */
+static const char *table_of(const char *key, const char *first, const char *last)
 {
-    static char text[2][512];
+    static char text[2][512], a[128], b[128];
     static int turn;
     char *out = text[turn++ % 2];
-    snprintf(out, sizeof text[0], "[{\"ratio\":0.5,\"experts\":[3,1]%s%s},"
-             "{\"ratio\":1,\"experts\":[3,3]%s%s}]",
-             first ? ",\"thresholds\":" : "", first ? first : "",
-             last ? ",\"thresholds\":" : "", last ? last : "");
+    snprintf(a, sizeof a, ",\"%s\":%s", key, first ? first : "");
+    snprintf(b, sizeof b, ",\"%s\":%s", key, last ? last : "");
+    snprintf(out, sizeof text[0], "[{\"ratio\":0.5,\"experts\":[3,1]%s},"
+             "{\"ratio\":1,\"experts\":[3,3]%s}]", first ? a : "", last ? b : "");
     return out;
+}
+
+static const char *table_with(const char *first, const char *last)
+{
+    return table_of("thresholds", first, last);
 }
 
 static void thresholds_are_read_and_may_be_the_default(void **state)
@@ -180,13 +185,68 @@ static void wrong_thresholds_are_refused(void **state)
                                     MOE_E_FORMAT, cases[i].message}, 1);
     const bad_value policies[] = {
         {m, "policy", "\"top_p\"", MOE_E_UNSUPPORTED,
-         "moefication.policy is \"top_p\", expected \"topk\" or \"threshold\""},
+         "moefication.policy is \"top_p\", expected \"topk\", \"threshold\" or \"sequence\""},
         {m, "policy", "\"model\"", MOE_E_UNSUPPORTED, "moefication.policy is \"model\""},
         {m, "policy", "1", MOE_E_FORMAT, "policy is 1, expected a string"},
         {m, "policy", "\"threshold\"", MOE_E_FORMAT,
          "moefication.policy is \"threshold\", but ratio_table has no thresholds"},
+        {m, "policy", "\"sequence\"", MOE_E_FORMAT,
+         "moefication.policy is \"sequence\", but ratio_table has no mean_experts"},
     };
     expect_refused(policies, sizeof policies / sizeof *policies);
+}
+
+static void mean_experts_are_read_and_may_be_the_default(void **state)
+{
+    (void)state;
+    model_config c;
+    moe_error err = {0};
+    char *text = edited("moefication", "ratio_table", table_of("mean_experts", "[3,0]", "[3,3]"));
+    cJSON *root = cJSON_Parse(text);
+    cJSON_free(text);
+    cJSON_AddStringToObject(cJSON_GetObjectItem(root, "moefication"), "policy", "sequence");
+    text = cJSON_PrintUnformatted(root);
+    cJSON_Delete(root);
+    if (config_parse("f", text, strlen(text), &c, &err))
+        fail_msg("%s", err.message);
+    cJSON_free(text);
+    assert_int_equal(c.moe.policy, MOE_POLICY_SEQUENCE);
+    assert_null(c.moe.rows[0].thresholds);
+    assert_true(c.moe.rows[0].mean_experts[0] == 3 && c.moe.rows[0].mean_experts[1] == 0);
+    assert_true(c.moe.rows[1].mean_experts[0] == 3 && c.moe.rows[1].mean_experts[1] == 3);
+    config_free(&c);
+    if (parse("moefication", "ratio_table", table_of("mean_experts", "[3,1.75]", "[3,3]"), &c, &err))
+        fail_msg("%s", err.message);
+    assert_int_equal(c.moe.policy, MOE_POLICY_TOPK);
+    assert_true(c.moe.rows[0].mean_experts[1] == 1.75f);
+    config_free(&c);
+}
+
+static void wrong_mean_experts_are_refused(void **state)
+{
+    (void)state;
+    const char *m = "moefication", *t = "ratio_table";
+    const struct { const char *first, *last, *message; } cases[] = {
+        {"[3,1]", NULL, "ratio_table[1] has no mean_experts, expected all rows or none"},
+        {NULL, "[3,3]", "ratio_table[1] has mean_experts, expected all rows or none"},
+        {"[3]", "[3,3]", "ratio_table[0].mean_experts has 1 numbers, expected one for each of 2"},
+        {"3", "[3,3]", "ratio_table[0].mean_experts has 0 numbers"},
+        {"[3,\"x\"]", "[3,3]", "ratio_table[0].mean_experts[1] is not a finite number"},
+        {"[3,1e999]", "[3,3]", "ratio_table[0].mean_experts[1] is not a finite number"},
+        {"[3,-0.5]", "[3,3]",
+         "ratio_table[0].mean_experts[1] is -0.5, expected a number in [0, 3]"},
+        {"[3,3.5]", "[3,3]", "ratio_table[0].mean_experts[1] is 3.5, expected a number in [0, 3]"},
+        {"[2.5,1]", "[3,3]", "ratio_table[0].mean_experts[0] is 2.5, expected a number in [3, 3]"},
+        {"[3,1]", "[3,2.5]", "ratio_table[1].mean_experts[1] is 2.5, expected a number in [3, 3]"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        expect_refused(&(bad_value){m, t, table_of("mean_experts", cases[i].first, cases[i].last),
+                                    MOE_E_FORMAT, cases[i].message}, 1);
+    expect_refused(&(bad_value){m, t,
+        "[{\"ratio\":0.25,\"experts\":[3,1],\"mean_experts\":[3,1.5]},"
+        "{\"ratio\":0.5,\"experts\":[3,1],\"mean_experts\":[3,1.25]},"
+        "{\"ratio\":1,\"experts\":[3,3],\"mean_experts\":[3,3]}]", MOE_E_FORMAT,
+        "ratio_table[1].mean_experts[1] is 1.25, expected a number in [1.5, 3]"}, 1);
 }
 
 static void fidelity_ascends_within_a_policy(void **state)
@@ -198,7 +258,8 @@ static void fidelity_ascends_within_a_policy(void **state)
               "[{\"policy\":\"topk\",\"ratio\":0.125,\"kl\":0.2},"
               "{\"policy\":\"topk\",\"ratio\":0.5,\"kl\":0.1},"
               "{\"policy\":\"threshold\",\"ratio\":0.125,\"agreement\":0.9},"
-              "{\"policy\":\"threshold\",\"ratio\":1,\"agreement\":1}]", &c, &err))
+              "{\"policy\":\"threshold\",\"ratio\":1,\"agreement\":1},"
+              "{\"policy\":\"sequence\",\"ratio\":0.25,\"agreement\":0.95}]", &c, &err))
         fail_msg("%s", err.message);
     config_free(&c);
     const char *m = "moefication", *f = "fidelity";
@@ -207,8 +268,8 @@ static void fidelity_ascends_within_a_policy(void **state)
          MOE_E_FORMAT, "fidelity[1].ratio is 0.5, expected a number in (0.5, 1]"},
         {m, f, "[{\"ratio\":0.5},{\"ratio\":0.25}]", MOE_E_FORMAT, "fidelity[1].ratio is 0.25"},
         {m, f, "[{\"policy\":\"best\",\"ratio\":0.5}]", MOE_E_FORMAT,
-         "fidelity[0].policy is neither \"topk\" nor \"threshold\""},
-        {m, f, "[{\"policy\":1,\"ratio\":0.5}]", MOE_E_FORMAT, "fidelity[0].policy is neither"},
+         "fidelity[0].policy is none of \"topk\", \"threshold\" and \"sequence\""},
+        {m, f, "[{\"policy\":1,\"ratio\":0.5}]", MOE_E_FORMAT, "fidelity[0].policy is none of"},
         {m, f, "[{\"policy\":\"topk\",\"ratio\":0.5,\"kl\":\"topk\"}]", MOE_E_FORMAT,
          "fidelity[0].kl is not a finite"},
         {m, f, "[{\"policy\":\"topk\",\"ratio\":1},{\"policy\":\"threshold\"}]", MOE_E_FORMAT,
@@ -410,6 +471,8 @@ int main(void)
         cmocka_unit_test(a_wrong_moefication_object_is_refused),
         cmocka_unit_test(thresholds_are_read_and_may_be_the_default),
         cmocka_unit_test(wrong_thresholds_are_refused),
+        cmocka_unit_test(mean_experts_are_read_and_may_be_the_default),
+        cmocka_unit_test(wrong_mean_experts_are_refused),
         cmocka_unit_test(fidelity_ascends_within_a_policy),
         cmocka_unit_test(a_config_that_is_no_object_or_no_file_is_refused),
     };

@@ -1,5 +1,5 @@
-/* The policy threshold within the engine: what is computed against the router's
- * scores worked out again from the captured states, and mixed batches. */
+/* The policies threshold and sequence within the engine: what is computed against the
+ * router's scores worked out again from the captured states, and mixed batches. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -16,7 +16,8 @@
 enum { SEQS = 7, TOKENS = 96 };
 static const int32_t cu_seqlens[SEQS + 1] = {0, 1, 41, 48, 61, 81, 85, TOKENS};
 static int32_t ids[TOKENS];
-static moe_model *dynamic, *counted, *bare; /* defaults threshold, topk; no thresholds */
+static moe_model *dynamic, *counted, *shared; /* defaults threshold, topk, sequence */
+static moe_model *bare;                       /* follows topk only */
 
 static const char *in_tmp(const char *name)
 {
@@ -40,6 +41,7 @@ static int set_up(void **state)
     (void)state;
     dynamic = open_as("dynamic", TINY_THRESHOLDS("threshold"));
     counted = open_as("counted", TINY_THRESHOLDS("topk"));
+    shared = open_as("shared", TINY_MEANS("sequence"));
     bare = open_as("bare", TINY_MOEFICATION);
     for (int t = 0; t < TOKENS; t++)
         ids[t] = (t * 17 + 3) % TINY_VOCAB;
@@ -51,6 +53,7 @@ static int tear_down(void **state)
     (void)state;
     moe_model_close(dynamic);
     moe_model_close(counted);
+    moe_model_close(shared);
     moe_model_close(bare);
     return 0;
 }
@@ -219,6 +222,93 @@ static recount expect_recount(const moe_model *model, double ratio)
     return r;
 }
 
+/* ---- the pairs again ----------------------------------------------------- */
+
+typedef struct {
+    const moe_model *model;
+    double ratio, wanted[SEQS]; /* pairs of the layers so far */
+    uint64_t pairs[SEQS], neurons[SEQS];
+    int empty, full;            /* tokens with no expert, with all */
+} pair_recount;
+
+/* The n best of a sequence's pairs, one after the other. */
+static void take_best(pair_recount *r, const moe_layer *w, int seq, const float *x, int n)
+{
+    static double scores[TOKENS * TINY_EXPERTS];
+    int n_tokens = cu_seqlens[seq + 1] - cu_seqlens[seq], taken[TOKENS] = {0};
+    for (int t = 0; t < n_tokens; t++)
+        ref_scores(&w->router, x + (size_t)(cu_seqlens[seq] + t) * TINY_D,
+                   scores + t * TINY_EXPERTS);
+    double last = INFINITY;
+    for (int k = 0; k <= n && k < n_tokens * TINY_EXPERTS; k++) {
+        int best = 0;
+        for (int i = 1; i < n_tokens * TINY_EXPERTS; i++)
+            best = scores[i] > scores[best] ? i : best;
+        if (k == n) { /* the first left out: rounding decides nothing */
+            assert_true(last - scores[best] > 1e-6);
+            break;
+        }
+        last = scores[best];
+        scores[best] = -INFINITY;
+        taken[best / TINY_EXPERTS]++;
+        r->neurons[seq] += real_neurons(&w->ffn, best % TINY_EXPERTS);
+    }
+    for (int t = 0; t < n_tokens; t++) {
+        r->empty += taken[t] == 0;
+        r->full += taken[t] == TINY_EXPERTS;
+    }
+}
+
+static moe_status recount_pairs(void *ctx, int layer, const float *x, int n_tokens,
+                                moe_error *err)
+{
+    pair_recount *r = ctx;
+    double mean[TINY_LAYERS];
+    (void)err;
+    assert_int_equal(n_tokens, TOKENS);
+    assert_true(ratio_to_means(&r->model->info, r->ratio, mean));
+    for (int s = 0; s < SEQS; s++) {
+        r->wanted[s] += mean[layer] * (cu_seqlens[s + 1] - cu_seqlens[s]);
+        int n = (int)(floor(r->wanted[s] + 0.5) - (double)r->pairs[s]);
+        n = n < 1 ? 1 : n;
+        take_best(r, &r->model->weights.layers[layer], s, x, n);
+        r->pairs[s] += (uint64_t)n;
+    }
+    return MOE_OK;
+}
+
+/* Pairs computed by the engine since the last reset. */
+static uint64_t counted_pairs(const machine *m)
+{
+    uint64_t selected[TINY_LAYERS * TINY_EXPERTS], sum = 0;
+    moe_stats_experts(m->engine, selected);
+    for (int i = 0; i < TINY_LAYERS * TINY_EXPERTS; i++)
+        sum += selected[i];
+    return sum;
+}
+
+static pair_recount expect_pairs(double ratio)
+{
+    pair_recount r = {.model = shared, .ratio = ratio};
+    moe_engine_options options = {.capture = recount_pairs, .capture_ctx = &r};
+    moe_selection selection[SEQS];
+    result got;
+    machine m = machine_open(shared, 2, &options);
+    for (int s = 0; s < SEQS; s++)
+        selection[s] = (moe_selection){.ratio = ratio, .policy = MOE_POLICY_SEQUENCE};
+    run(&m, 0, SEQS, selection, &got);
+    uint64_t sum = 0;
+    for (int s = 0; s < SEQS; s++) {
+        int n = cu_seqlens[s + 1] - cu_seqlens[s];
+        assert_float_equal(got.effective[s],
+                           (double)r.neurons[s] / (n * TINY_LAYERS * TINY_D_FF), 1e-12);
+        sum += r.pairs[s];
+    }
+    assert_int_equal(counted_pairs(&m), sum);
+    machine_close(&m);
+    return r;
+}
+
 /* ---- the tests --------------------------------------------------------- */
 
 static void what_is_computed_is_what_the_scores_say(void **state)
@@ -230,6 +320,45 @@ static void what_is_computed_is_what_the_scores_say(void **state)
     r = expect_recount(counted, 0.5);
     assert_true(r.alone > 0 && r.all > 0);
     expect_recount(counted, 0.9);
+}
+
+static void a_sequence_computes_its_best_pairs(void **state)
+{
+    (void)state;
+    pair_recount r = expect_pairs(0.34);
+    assert_true(r.empty > 0 && r.full > 0); /* the model tests something */
+    expect_pairs(0.2);
+    expect_pairs(0.45);
+    expect_pairs(0.8);
+}
+
+/* The table's means of layers 0 and 1 in a straight line, as in TINY_MEANS. */
+static double asked_pairs(double ratio, int n_tokens)
+{
+    double t = ratio < 0.5 ? (ratio - 0.34) / 0.16 : (ratio - 0.5) / 0.5;
+    double sum = ratio < 0.34 ? ratio / 0.34 * (0.79 + 1.25)
+                 : ratio < 0.5 ? (1 - t) * (0.79 + 1.25) + t * (1.3 + 1.7)
+                               : (1 - t) * (1.3 + 1.7) + t * (3 + 3);
+    return sum * n_tokens;
+}
+
+static void a_sequence_computes_what_was_asked_to_half_a_pair(void **state)
+{
+    (void)state;
+    machine m = machine_open(shared, 1, NULL);
+    for (int i = 0; i < 60; i++) {
+        moe_selection asked = {.ratio = 0.29 + 0.0117 * i};
+        for (int s = 0; s < SEQS; s++) {
+            result got;
+            moe_stats_reset(m.engine);
+            run(&m, s, 1, &asked, &got);
+            int n = cu_seqlens[s + 1] - cu_seqlens[s];
+            double off = (double)counted_pairs(&m) - asked_pairs(asked.ratio, n);
+            if (fabs(off) > 0.5 + 1e-5) /* the table's means are floats */
+                fail_msg("ratio %g, %d tokens: %g pairs off", asked.ratio, n, off);
+        }
+    }
+    machine_close(&m);
 }
 
 /* Thresholds that nothing reaches: only biases are left, and no mass. */
@@ -296,15 +425,15 @@ static void a_sequence_has_the_same_bits_in_a_mixed_batch_as_alone(void **state)
     (void)state;
     static const double ratios[] = {0.34, 0.5, 0.2, 1, 0.7, 0.4, 0.34};
     static const moe_policy policies[] = {MOE_POLICY_THRESHOLD, MOE_POLICY_TOPK,
-                                          MOE_POLICY_MODEL};
+                                          MOE_POLICY_SEQUENCE, MOE_POLICY_MODEL};
     moe_selection selection[SEQS];
     result first = {0};
     for (int s = 0; s < SEQS; s++)
-        selection[s] = (moe_selection){.ratio = ratios[s], .policy = policies[s % 3]};
+        selection[s] = (moe_selection){.ratio = ratios[s], .policy = policies[s % 4]};
     for (int threads = 1; threads <= 3; threads++) {
         moe_engine_options small = {.chunk_tokens = TINY_POSITIONS};
-        machine m = machine_open(dynamic, threads, threads == 2 ? &small : NULL);
-        result together, alone;
+        machine m = machine_open(shared, threads, threads == 2 ? &small : NULL);
+        result together = {0}, alone;
         run(&m, 0, SEQS, selection, &together);
         for (int s = 0; s < SEQS; s++) {
             run(&m, s, 1, selection + s, &alone);
@@ -333,25 +462,34 @@ static void the_models_policy_holds_unless_told(void **state)
     assert_true(same(&r, &by_threshold));
     r = run_all(bare, as_model);
     assert_true(same(&r, &by_count));
+    moe_selection sequence = {.ratio = 0.5, .policy = MOE_POLICY_SEQUENCE};
+    result by_pairs = run_all(shared, sequence);
+    assert_false(same(&by_pairs, &by_count) || same(&by_pairs, &by_threshold));
+    r = run_all(shared, as_model);
+    assert_true(same(&r, &by_pairs));
+    r = run_all(shared, threshold);
+    assert_true(same(&r, &by_threshold));
 }
 
 /* Not all experts pass the last row's thresholds, but ratio 1 does not use them. */
-static void where_thresholds_do_not_hold_counts_do(void **state)
+static void where_a_policy_does_not_hold_counts_do(void **state)
 {
     (void)state;
     const moe_selection pairs[][2] = {
         {{0.2, MOE_SELECT_ROUTER, MOE_POLICY_THRESHOLD}, {0.2, MOE_SELECT_ROUTER, MOE_POLICY_TOPK}},
         {{1, MOE_SELECT_ROUTER, MOE_POLICY_THRESHOLD}, {1, MOE_SELECT_ROUTER, MOE_POLICY_TOPK}},
+        {{1, MOE_SELECT_ROUTER, MOE_POLICY_SEQUENCE}, {1, MOE_SELECT_ROUTER, MOE_POLICY_TOPK}},
         {{0.5, MOE_SELECT_ORACLE, MOE_POLICY_THRESHOLD}, {0.5, MOE_SELECT_ORACLE, MOE_POLICY_TOPK}},
+        {{0.5, MOE_SELECT_ORACLE, MOE_POLICY_SEQUENCE}, {0.5, MOE_SELECT_ORACLE, MOE_POLICY_TOPK}},
         {{0.5, MOE_SELECT_RANDOM, MOE_POLICY_MODEL}, {0.5, MOE_SELECT_RANDOM, MOE_POLICY_TOPK}},
         {{0.5, MOE_SELECT_FREQUENCY, MOE_POLICY_MODEL}, {0.5, MOE_SELECT_FREQUENCY, MOE_POLICY_TOPK}},
     };
     for (size_t i = 0; i < sizeof pairs / sizeof *pairs; i++) {
-        result a = run_all(dynamic, pairs[i][0]), b = run_all(dynamic, pairs[i][1]);
+        result a = run_all(shared, pairs[i][0]), b = run_all(shared, pairs[i][1]);
         if (!same(&a, &b))
             fail_msg("pair %zu differs", i);
     }
-    result dense = run_all(dynamic, pairs[1][0]);
+    result dense = run_all(shared, pairs[1][0]);
     for (int s = 0; s < SEQS; s++)
         assert_true(dense.effective[s] == 1);
 }
@@ -375,18 +513,22 @@ static void a_policy_that_a_model_lacks_is_refused(void **state)
     (void)state;
     expect_refusal(bare, MOE_POLICY_THRESHOLD,
                    "sequence 1: policy threshold, but the model has no thresholds");
-    expect_refusal(dynamic, (moe_policy)3, "sequence 1: policy 3, expected 0 to 2");
+    expect_refusal(dynamic, MOE_POLICY_SEQUENCE,
+                   "sequence 1: policy sequence, but the model has no mean_experts");
+    expect_refusal(dynamic, (moe_policy)4, "sequence 1: policy 4, expected 0 to 3");
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_is_computed_is_what_the_scores_say),
+        cmocka_unit_test(a_sequence_computes_its_best_pairs),
+        cmocka_unit_test(a_sequence_computes_what_was_asked_to_half_a_pair),
         cmocka_unit_test(a_model_may_compute_no_expert_at_all),
         cmocka_unit_test(a_layer_without_a_router_stays_dense),
         cmocka_unit_test(a_sequence_has_the_same_bits_in_a_mixed_batch_as_alone),
         cmocka_unit_test(the_models_policy_holds_unless_told),
-        cmocka_unit_test(where_thresholds_do_not_hold_counts_do),
+        cmocka_unit_test(where_a_policy_does_not_hold_counts_do),
         cmocka_unit_test(a_policy_that_a_model_lacks_is_refused),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);

@@ -1,4 +1,4 @@
-/* From a ratio to expert counts and thresholds, and from logits to scores. */
+/* From a ratio to expert counts, thresholds and pairs, and from logits to scores. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -18,6 +18,13 @@ static const moe_ratio_row threshold_rows[] = {
 static const moe_model_info with_thresholds = {
     .n_layers = 2, .n_experts = 48, .n_ratio_rows = 3, .ratio_rows = threshold_rows,
     .has_thresholds = true};
+static const float few[] = {16.5f, 0}, more[] = {30, 24.25f}, every[] = {48, 48};
+static const moe_ratio_row mean_rows[] = {
+    {0.25, quarter, .mean_experts = few}, {0.5, half, .mean_experts = more},
+    {1, all, .mean_experts = every}};
+static const moe_model_info with_means = {
+    .n_layers = 2, .n_experts = 48, .n_ratio_rows = 3, .ratio_rows = mean_rows,
+    .has_mean_experts = true};
 static const moe_model_info without_table = {.n_layers = 2, .n_experts = 48};
 
 static void expect(const moe_model_info *info, double ratio, int first, int second)
@@ -85,6 +92,65 @@ static void without_thresholds_or_below_them_counts_have_to_do(void **state)
     assert_true(t[0] == 7 && t[1] == 7);
 }
 
+static void expect_means(double ratio, double first, double second)
+{
+    double mean[2];
+    assert_true(ratio_to_means(&with_means, ratio, mean));
+    assert_float_equal(mean[0], first, 1e-12);
+    assert_float_equal(mean[1], second, 1e-12);
+}
+
+static void means_are_the_rows_own_between_or_scaled_down(void **state)
+{
+    (void)state;
+    double mean[2] = {7, 7};
+    expect_means(0.25, 16.5, 0);
+    expect_means(0.5, 30, 24.25);
+    expect_means(1, 48, 48);
+    expect_means(0.3125, 16.5 + 13.5 / 4, 24.25 / 4);
+    expect_means(0.75, 39, 36.125);
+    expect_means(0.125, 8.25, 0);
+    expect_means(1e-6, 16.5 * 4e-6, 0);
+    assert_false(ratio_to_means(&with_thresholds, 0.5, mean));
+    assert_false(ratio_to_means(&without_table, 0.5, mean));
+    assert_true(mean[0] == 7 && mean[1] == 7);
+}
+
+static void roundings_of_pairs_do_not_pile_up(void **state)
+{
+    (void)state;
+    static const double means[] = {0.3, 5.49, 1.499, 12, 3.45, 0.9, 7.4999, 2.2};
+    for (int n = 1; n <= 40; n++) {
+        pair_budget b = {0};
+        double sum = 0;
+        int64_t given = 0;
+        for (int round = 0; round < 20; round++)
+            for (int l = 0; l < 8; l++) {
+                int pairs = ratio_next_pairs(&b, means[l], n, 12);
+                sum += means[l] * n;
+                given += pairs;
+                assert_in_range(pairs, 1, 12 * n);
+                /* Up to three tokens want less than the one pair of layer 0 or 5. */
+                double forced = n < 4 ? 1 - 0.3 : 0;
+                assert_true(fabs((double)given - sum) <= 0.5 + forced + 1e-9);
+                assert_true(fabs(pairs - means[l] * n) <= 1 + 2 * forced + 1e-9);
+            }
+    }
+}
+
+static void a_layer_has_a_pair_at_least_and_all_at_most(void **state)
+{
+    (void)state;
+    pair_budget b = {0};
+    assert_int_equal(ratio_next_pairs(&b, 0, 5, 48), 1);
+    assert_int_equal(ratio_next_pairs(&b, 0.1, 5, 48), 1); /* 0.5 wanted, 2 given */
+    assert_int_equal(ratio_next_pairs(&b, 2, 5, 48), 9);  /* 10.5 are wanted: 11 */
+    assert_int_equal(ratio_next_pairs(&b, 48, 5, 48), 240);
+    b = (pair_budget){.wanted = 3}; /* owed three */
+    assert_int_equal(ratio_next_pairs(&b, 47.9, 5, 48), 240);
+    assert_int_equal(ratio_next_pairs(&b, 1, 5, 48), 8);
+}
+
 static void policies_have_names_and_a_default(void **state)
 {
     (void)state;
@@ -98,6 +164,14 @@ static void policies_have_names_and_a_default(void **state)
     assert_string_equal(moe_policy_name(MOE_POLICY_THRESHOLD), "threshold");
     assert_int_equal(moe_policy_resolve(&dynamic, MOE_POLICY_MODEL), MOE_POLICY_THRESHOLD);
     assert_int_equal(moe_policy_resolve(&dynamic, MOE_POLICY_TOPK), MOE_POLICY_TOPK);
+    assert_int_equal(moe_policy_resolve(&dynamic, MOE_POLICY_SEQUENCE), MOE_POLICY_SEQUENCE);
+    assert_string_equal(moe_policy_name(MOE_POLICY_SEQUENCE), "sequence");
+    assert_true(moe_policy_find("sequence", &p) && p == MOE_POLICY_SEQUENCE);
+    assert_null(moe_policy_lacks(&with_means, MOE_POLICY_SEQUENCE));
+    assert_null(moe_policy_lacks(&with_table, MOE_POLICY_TOPK));
+    assert_null(moe_policy_lacks(&with_table, MOE_POLICY_MODEL));
+    assert_string_equal(moe_policy_lacks(&with_means, MOE_POLICY_THRESHOLD), "thresholds");
+    assert_string_equal(moe_policy_lacks(&dynamic, MOE_POLICY_SEQUENCE), "mean_experts");
     assert_int_equal(moe_policy_resolve(&with_table, MOE_POLICY_MODEL), MOE_POLICY_TOPK);
 }
 
@@ -167,6 +241,9 @@ int main(void)
         cmocka_unit_test(without_a_table_counts_are_uniform),
         cmocka_unit_test(thresholds_are_the_rows_own_or_between),
         cmocka_unit_test(without_thresholds_or_below_them_counts_have_to_do),
+        cmocka_unit_test(means_are_the_rows_own_between_or_scaled_down),
+        cmocka_unit_test(roundings_of_pairs_do_not_pile_up),
+        cmocka_unit_test(a_layer_has_a_pair_at_least_and_all_at_most),
         cmocka_unit_test(policies_have_names_and_a_default),
         cmocka_unit_test(only_ratios_over_0_up_to_1_are_valid),
         cmocka_unit_test(softmax_survives_huge_logits_in_place),

@@ -1,5 +1,5 @@
-/* Selection of the k best against sorting, by threshold against comparing, and the
- * rules for ties and NaN. */
+/* Selection of the k best against sorting, by threshold against comparing, of a
+ * sequence's pairs against one long row, and the rules for ties and NaN. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -64,6 +64,36 @@ static void check_threshold(const float *scores, int n, float threshold)
     assert_int_equal(filled, count);
     assert_int_equal(out[count], -77);
     free(out);
+}
+
+/* The pairs of a sequence are the k best of one long row, by token. */
+static void check_pairs(const float *scores, int n_tokens, int n_experts, int n_pairs)
+{
+    int n = n_tokens * n_experts, filled = 0, sum = 0;
+    int32_t *best = malloc((size_t)n * sizeof *best), *count = malloc((size_t)n * sizeof *count);
+    int32_t *out = malloc((size_t)(n_experts + 1) * sizeof *out);
+    check(scores, n, n_pairs); /* by brute force */
+    select_topk(scores, n, n_pairs, best);
+    float cut = select_pairs(scores, n_tokens, n_experts, n_pairs, count);
+    for (int t = 0; t < n_tokens; t++) {
+        assert_in_range(count[t], 0, n_experts);
+        out[count[t]] = -77;
+        select_above(scores + t * n_experts, n_experts, cut, count[t], out);
+        assert_int_equal(out[count[t]], -77);
+        for (int i = 0; i < count[t]; i++, filled++)
+            assert_int_equal(t * n_experts + out[i], best[filled]);
+        sum += count[t];
+    }
+    assert_int_equal(sum, n_pairs);
+    free(best);
+    free(count);
+    free(out);
+}
+
+static void check_all_pairs(const float *scores, int n_tokens, int n_experts)
+{
+    for (int k = 1; k <= n_tokens * n_experts; k++)
+        check_pairs(scores, n_tokens, n_experts, k);
 }
 
 static void check_every_k(const float *scores, int n)
@@ -150,6 +180,51 @@ static void random_scores_match_comparing(void **state)
     }
 }
 
+static void ties_of_pairs_go_to_the_lower_token_then_the_lower_expert(void **state)
+{
+    (void)state;
+    const float equal[] = {1, 1, 1, 1, 1, 1}, some[] = {0, 2, 1, 2, 1, 1, 2, 0, 2};
+    int32_t count[3];
+    assert_true(select_pairs(equal, 3, 2, 3, count) == 1);
+    assert_memory_equal(count, ((const int32_t[]){2, 1, 0}), sizeof count);
+    check_all_pairs(equal, 3, 2);
+    check_all_pairs(some, 3, 3);
+    check_all_pairs(some, 1, 9);
+    check_all_pairs(some, 9, 1);
+}
+
+static void nan_pairs_come_last(void **state)
+{
+    (void)state;
+    const float some[] = {NAN, 1, NAN, -INFINITY, NAN, INFINITY, -NAN, -1};
+    const float none[] = {NAN, NAN, -NAN, NAN};
+    check_all_pairs(some, 4, 2);
+    check_all_pairs(some, 2, 4);
+    check_all_pairs(none, 2, 2);
+}
+
+static void random_pairs_match_one_long_row(void **state)
+{
+    (void)state;
+    uint32_t seed = 777;
+    print_message("seed %u\n", seed);
+    float scores[20 * 17];
+    for (int round = 0; round < 150; round++) {
+        int n_tokens = 1 + round % 20, n_experts = 1 + round % 17, n = n_tokens * n_experts;
+        for (int i = 0; i < n; i++) {
+            seed = seed * 1664525u + 1013904223u;
+            uint32_t bits = seed ^ seed >> 15;
+            if (round % 3 == 0)
+                memcpy(scores + i, &bits, sizeof bits);
+            else
+                scores[i] = round % 3 == 1 ? (float)(int32_t)bits : (float)(bits % 5);
+        }
+        for (int k = 1; k <= n; k += 1 + n / 7)
+            check_pairs(scores, n_tokens, n_experts, k);
+        check_pairs(scores, n_tokens, n_experts, n);
+    }
+}
+
 static void random_scores_match_sorting(void **state)
 {
     (void)state;
@@ -186,6 +261,9 @@ int main(void)
         cmocka_unit_test(where_none_reaches_the_threshold_none_is_taken),
         cmocka_unit_test(where_all_reach_the_threshold_all_but_nan_are_taken),
         cmocka_unit_test(random_scores_match_comparing),
+        cmocka_unit_test(ties_of_pairs_go_to_the_lower_token_then_the_lower_expert),
+        cmocka_unit_test(nan_pairs_come_last),
+        cmocka_unit_test(random_pairs_match_one_long_row),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

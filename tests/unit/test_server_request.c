@@ -90,6 +90,9 @@ static void a_policy_is_read_by_name(void **state)
     assert_true(predict("{\"inputs\":\"a\",\"policy\":\"topk\"}", &r, &p));
     assert_int_equal(r.policy, MOE_POLICY_TOPK);
     request_free(&r);
+    assert_true(classify("{\"inputs\":\"a\",\"policy\":\"sequence\"}", &r, &p));
+    assert_int_equal(r.policy, MOE_POLICY_SEQUENCE);
+    request_free(&r);
     assert_false(predict("{\"inputs\":\"a\",\"policy\":\"best\"}", &r, &p));
     assert_int_equal(p.status, 422);
 }
@@ -144,9 +147,9 @@ static void each_wrong_value_is_named(void **state)
         {"{\"inputs\":\"a\",\"ratoi\":0.5}", 422, "unknown_key", "ratoi"},
         {"{\"inputs\":\"a\",\"raw_scores\":true}", 422, "unknown_key", "raw_scores"},
         {"{\"inputs\":\"a\",\"policy\":\"best\"}", 422, "invalid_value",
-         "policy: expected 'topk' or 'threshold', found 'best'"},
+         "policy: expected 'topk', 'threshold' or 'sequence', found 'best'"},
         {"{\"inputs\":\"a\",\"policy\":\"model\"}", 422, "invalid_value", "found 'model'"},
-        {"{\"inputs\":\"a\",\"policy\":1}", 422, "invalid_value", "policy: expected 'topk' or"},
+        {"{\"inputs\":\"a\",\"policy\":1}", 422, "invalid_value", "policy: expected 'topk', 'threshold' or 'sequence'"},
         {"{\"inputs\":\"a\",\"policy\":\"topk\\u0000\"}", 422, "invalid_value", "policy"},
         {"{\"inputs\":\"a\",\"policy\":\"topk\",\"policy\":\"topk\"}", 422, "duplicate_key", "policy"},
         {"{\"inputs\":\"a\",\"top_k\":0}", 422, "invalid_value", "top_k"},
