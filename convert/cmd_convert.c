@@ -31,7 +31,7 @@ typedef struct {
 static int parse(int argc, char **argv, arguments *a)
 {
     *a = (arguments){.dtype = "f32", .expert_size = MOE_EXPERT_SIZE,
-                     .max_tokens = 65536, .seed = 1};
+                     .max_tokens = 131072, .seed = 1};
     const cli_option options[] = {
         {"-o", OPT_STRING, &a->out, 0, 0, "OUT", "directory to write"},
         {"--calibrate", OPT_STRING, &a->calibrate, 0, 0, "FILE", "calibration text"},
@@ -59,7 +59,7 @@ static int parse(int argc, char **argv, arguments *a)
         {"--threads", OPT_INT, &a->threads, 0, 1024, "N",
          "compute threads (default: all that this process may use)"},
         {"--max-tokens", OPT_INT, &a->max_tokens, 1, MAX_CALIBRATION_TOKENS, "N",
-         "calibration tokens to use, spread over FILE (default 65536)"},
+         "calibration tokens to use, spread over FILE (default 131072)"},
         {"--json", OPT_FLAG, &a->json, 0, 0, NULL, "print one JSON object"},
         {.name = NULL},
     };
