@@ -46,7 +46,7 @@ answer "$source" 1 >"$work/gelu"
 for kind in gelu relu; do
     from=$source
     [ $kind = gelu ] || from=$work/relu
-    "$moefy" convert "$from" -o "$work/$kind-moe" --calibrate $calibrate >&2
+    "$moefy" convert "$from" -o "$work/$kind-moe" --calibrate $calibrate --preset paper >&2
 done
 echo "| model | dense | 0.5 | 0.25 | 0.125 |"
 echo "|---|---|---|---|---|"

@@ -15,7 +15,9 @@ static int set_up(void **state)
 
 static void convert(const char *name, const char *options)
 {
-    command_result r = MOEFY("convert " MODEL " -o '%s/%s' --calibrate " CALIBRATION
+    command_result r = SHELL("rm -rf '%s/%s' '%s/%s.resume'", scratch, name, scratch, name);
+    command_free(&r);
+    r = MOEFY("convert " MODEL " -o '%s/%s' --calibrate " CALIBRATION
                              " --max-tokens 16384 %s", scratch, name, options);
     assert_done(&r);
     command_free(&r);
