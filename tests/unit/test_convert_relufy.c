@@ -86,8 +86,8 @@ static void run(const char *dir, float *logits)
     static const int32_t bounds[SEQS + 1] = {0, 6, 16, 25, 30};
     int32_t ids[30];
     moe_model *m;
-    moe_pool *pool;
-    moe_engine *e;
+    moe_pool *pool = NULL;
+    moe_engine *e = NULL;
     moe_error err;
     for (int i = 0; i < 30; i++)
         ids[i] = 5 + (i * 7) % 50;
