@@ -5,6 +5,7 @@
  *    m as large as fits: calibration files are often sorted by source or length.
  * 3. Parts of it are copies: tokens are small beside what is computed from them. */
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -173,6 +174,16 @@ void calibration_free(calibration *c)
     free(c->types);
     free(c->row);
     *c = (calibration){.n_tokens = 0};
+}
+
+void calibration_note(const char *path, int n_tokens, int n_unknown, int few)
+{
+    if (n_tokens < few)
+        fprintf(stderr, "moefy: note: %s gives %d tokens: some %d or more make a better "
+                "model\n", path, n_tokens, 4 * few);
+    if (n_unknown > n_tokens / 5)
+        fprintf(stderr, "moefy: note: %.0f%% of the tokens of %s are not in the model's "
+                "vocabulary\n", 100.0 * n_unknown / n_tokens, path);
 }
 
 /* ---- parts --------------------------------------------------------------- */

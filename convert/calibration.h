@@ -41,6 +41,10 @@ moe_status calibration_sample(const calibration *c, int max_tokens, calibration 
  * shortest fits, which is then in chosen[0]. */
 int calibration_choose(const int32_t *length, int n, int64_t max_tokens, int32_t *chosen);
 
+/* Notes on stderr where the text of path is short of `few` tokens or much of it is not
+ * in the vocabulary. */
+void calibration_note(const char *path, int n_tokens, int n_unknown, int few);
+
 /* The dense batch of the sequences from `first` on, of some 4,096 tokens; *end: the
  * sequence after its last. bounds [n_seqs + 1]: room for its cu_seqlens. Its tokens
  * are the rows from c->cu_seqlens[first] on. */

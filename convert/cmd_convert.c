@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "convert/calibration.h"
 #include "convert/card.h"
 #include "convert/cli.h"
 #include "convert/convert.h"
@@ -208,12 +209,7 @@ static void note(const arguments *a, const moe_model *m, const converted *c)
     if (strcmp(m->info.activation, "relu") != 0)
         fprintf(stderr, "moefy: note: %s is not ReLU: fewer experts can be skipped; moefy "
                 "relufy makes a ReLU model of it\n", m->info.activation);
-    if (c->n_tokens < FEW_TOKENS)
-        fprintf(stderr, "moefy: note: %s gives %d tokens: some %d or more make a better "
-                "model\n", a->calibrate, c->n_tokens, 4 * FEW_TOKENS);
-    if (c->n_unknown > c->n_tokens / 5)
-        fprintf(stderr, "moefy: note: %.0f%% of the tokens of %s are not in the model's "
-                "vocabulary\n", 100.0 * c->n_unknown / c->n_tokens, a->calibrate);
+    calibration_note(a->calibrate, c->n_tokens, c->n_unknown, FEW_TOKENS);
 }
 
 static void report_json(const arguments *a, const convert_options *o,

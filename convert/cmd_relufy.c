@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "convert/calibration.h"
 #include "convert/cli.h"
 #include "convert/dense.h"
 #include "convert/interrupt.h"
@@ -191,16 +192,6 @@ static void report_text(const arguments *a, const moe_model *m, const relufied *
     printf("next: moefy convert %s -o MODEL --calibrate %s\n", a->out, a->calibrate);
 }
 
-static void note(const arguments *a, const relufied *r)
-{
-    if (r->n_tokens < FEW_TOKENS)
-        fprintf(stderr, "moefy: note: %s gives %d tokens: some %d or more make a better "
-                "model\n", a->calibrate, r->n_tokens, 4 * FEW_TOKENS);
-    if (r->n_unknown > r->n_tokens / 5)
-        fprintf(stderr, "moefy: note: %.0f%% of the tokens of %s are not in the model's "
-                "vocabulary\n", 100.0 * r->n_unknown / r->n_tokens, a->calibrate);
-}
-
 static int run(const arguments *a, relufy_options *o, const moe_model *m)
 {
     const double start = cli_seconds();
@@ -215,7 +206,7 @@ static int run(const arguments *a, relufy_options *o, const moe_model *m)
     if (status != MOE_OK) {
         code = cli_failed(&err);
     } else {
-        note(a, &r);
+        calibration_note(a->calibrate, r.n_tokens, r.n_unknown, FEW_TOKENS);
         (a->json ? report_json : report_text)(a, m, &r, cli_seconds() - start);
     }
     relufied_free(&r);
