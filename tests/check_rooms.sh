@@ -7,7 +7,7 @@ breaches=0
 # forbid WHERE PATTERN WHY [EXCEPT]: no file of WHERE may include PATTERN.
 forbid() {
     local found
-    found=$(grep -rnE --include='*.[ch]' "^ *# *include +[<\"]($2)" $1 2>/dev/null | grep -vE "${4:-^$}")
+    found=$(grep -rnE --include='*.[ch]' --include='*.cpp' "^ *# *include +[<\"]($2)" $1 2>/dev/null | grep -vE "${4:-^$}")
     [ -z "$found" ] && return 0
     printf '%s\n%s\n\n' "$3:" "$found"
     breaches=1
@@ -26,6 +26,7 @@ forbid server        'microhttpd'                       'libmicrohttpd has one h
 forbid server        'cjson'                            'cJSON has one home in server/' '^server/json\.[ch]'
 forbid convert       'cjson'                            'cJSON has one home in convert/' '^convert/json\.[ch]'
 forbid engine        'cjson'                            'cJSON lives in engine/model/' '^engine/model/'
+forbid 'engine convert server' 'sentencepiece_'          'SentencePiece has one home' '^engine/text/sentencepiece\.cpp'
 forbid 'engine convert server' 'utf8proc'               'utf8proc lives in engine/text/' '^engine/text/'
 
 exit $breaches
