@@ -69,6 +69,7 @@ typedef struct {
     session s;
     batch b;
     bench_what what;
+    moe_backend_kind kind;
     moe_backend *backend;                  /* the rest: single operations */
     float *x, *y, *qkv, *scores;
     moe_choice *choice;
@@ -122,7 +123,7 @@ static moe_status operations_create(bench_state *t, moe_error *err)
                                .n_experts = info->n_experts};
     size_t n = (size_t)t->max_tokens, d = (size_t)info->d_model;
     size_t pairs = n * (size_t)info->n_experts;
-    moe_status status = moe_cpu_backend(t->s.pool, &shape, &t->backend, err);
+    moe_status status = backend_create(t->kind, t->s.pool, &shape, &t->backend, err);
     if (status != MOE_OK)
         return status;
     moe_backend *b = t->backend;
@@ -228,11 +229,11 @@ static void finish(const moe_model *m, bench_plan *p)
 
 moe_status bench_run(const moe_model *m, bench_plan *p, progress *bar, moe_error *err)
 {
-    bench_state t = {.m = m, .what = p->what};
+    bench_state t = {.m = m, .what = p->what, .kind = p->backend};
     for (int i = 0; i < p->n_cases; i++)
         if (p->cases[i].batch * p->cases[i].seq > t.max_tokens)
             t.max_tokens = p->cases[i].batch * p->cases[i].seq;
-    moe_status status = session_open_on(&t.s, m, p->n_threads, err);
+    moe_status status = session_open_on(&t.s, m, p->backend, p->n_threads, err);
     if (status != MOE_OK)
         return status;
     snprintf(p->isa, sizeof p->isa, "%s", moe_engine_isa(t.s.engine));

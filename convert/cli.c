@@ -276,3 +276,12 @@ bool cli_policy(const char *command, const char *option, const char *text, moe_p
               text);
     return false;
 }
+
+bool cli_backend(const char *command, const char *text, moe_backend_kind *out)
+{
+    *out = MOE_BACKEND_AUTO;
+    if (!text || moe_backend_find(text, out))
+        return true;
+    cli_usage("%s: --backend is '%s', expected one of: auto, cpu, cuda", command, text);
+    return false;
+}

@@ -44,6 +44,9 @@ int cli_choice(const char *command, const char *option, const char *text,
 bool cli_policy(const char *command, const char *option, const char *text,
                 moe_policy *out);
 
+/* The backend of that name, AUTO where text is NULL; false: wrong. */
+bool cli_backend(const char *command, const char *text, moe_backend_kind *out);
+
 /* Edits (insert, delete, replace a byte) between two names: for suggestions. */
 int cli_distance(const char *a, const char *b);
 

@@ -23,10 +23,11 @@ static const char *const layer_kinds[] = {"model", "ffn", "attention", "linear",
 static const char *const dtypes[] = {"f32", NULL};
 
 typedef struct {
-    const char *model, *shape, *layer, *batch_text, *seq_text, *ratio_text, *dtype;
+    const char *model, *shape, *layer, *batch_text, *seq_text, *ratio_text, *dtype, *backend_text;
     int n_positional, threads, runs, n_batches, n_seqs, n_ratios;
     int batches[MAX_LIST], seqs[MAX_LIST], what;
     double ratios[MAX_LIST];
+    moe_backend_kind backend;
     bool json, peak;
 } arguments;
 
@@ -184,7 +185,8 @@ static void make_cases(const arguments *a, bench_plan *p, double *times)
 static moe_status run(const arguments *a, const moe_model *m, moe_error *err)
 {
     const moe_model_info *info = moe_model_describe(m);
-    bench_plan p = {.what = (bench_what)a->what, .n_threads = a->threads, .n_runs = a->runs,
+    bench_plan p = {.what = (bench_what)a->what, .backend = a->backend, .n_threads = a->threads,
+                    .n_runs = a->runs,
                     .n_cases = a->n_batches * a->n_seqs * a->n_ratios,
                     .peak_isa = peak_widest()};
     progress bar;
@@ -221,7 +223,8 @@ static int check(arguments *a)
     if (!a->shape == !a->n_positional)
         return cli_usage("%s", needs);
     a->what = cli_choice("bench", "--layer", a->layer, layer_kinds);
-    if (a->what < 0 || cli_choice("bench", "--dtype", a->dtype, dtypes) < 0)
+    if (a->what < 0 || cli_choice("bench", "--dtype", a->dtype, dtypes) < 0 ||
+        !cli_backend("bench", a->backend_text, &a->backend))
         return EXIT_USAGE;
     a->n_batches = cli_ints("bench", "--batch", a->batch_text, 1, MAX_BATCH, MAX_LIST,
                             a->batches);
@@ -249,6 +252,8 @@ static int parse(int argc, char **argv, arguments *a)
         {"--ratio", OPT_STRING, &a->ratio_text, 0, 0, "LIST",
          "shares of the FFN neurons (default 1,0.25; attention and linear have none)"},
         {"--dtype", OPT_STRING, &a->dtype, 0, 0, "TYPE", "of the weights: f32"},
+        {"--backend", OPT_STRING, &a->backend_text, 0, 0, "NAME",
+         "auto, cpu or cuda (default auto)"},
         {"--threads", OPT_INT, &a->threads, 0, 1024, "N",
          "compute threads (default: all that this process may use)"},
         {"--runs", OPT_INT, &a->runs, 1, MAX_RUNS, "N", "timed runs of each case (default 11)"},

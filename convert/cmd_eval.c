@@ -20,10 +20,11 @@ enum { MAX_RATIOS = 64, DIGITS = 6 };
 static const char *const selections[] = {"router", "oracle", "random", "frequency", NULL};
 
 typedef struct {
-    const char *model, *data, *ratio_text, *selection_text, *policy_text;
+    const char *model, *data, *ratio_text, *selection_text, *policy_text, *backend_text;
     double ratios[MAX_RATIOS];
     int n_positional, n_ratios, limit, threads, selection;
     moe_policy policy;
+    moe_backend_kind backend;
     bool json;
 } arguments;
 
@@ -173,6 +174,8 @@ static int parse(int argc, char **argv, arguments *a)
         {"--policy", OPT_STRING, &a->policy_text, 0, 0, "NAME",
          "topk, threshold or sequence (default: the model's own)"},
         {"--limit", OPT_INT, &a->limit, 1, INT32_MAX, "N", "use the first N rows only"},
+        {"--backend", OPT_STRING, &a->backend_text, 0, 0, "NAME",
+         "auto, cpu or cuda (default auto)"},
         {"--threads", OPT_INT, &a->threads, 0, 1024, "N",
          "compute threads (default: all that this process may use)"},
         {"--json", OPT_FLAG, &a->json, 0, 0, NULL, "print one JSON object"},
@@ -189,7 +192,8 @@ static int parse(int argc, char **argv, arguments *a)
     if (!a->n_ratios)
         return EXIT_USAGE;
     a->selection = cli_choice("eval", "--selection", a->selection_text, selections);
-    if (a->selection < 0 || !cli_policy("eval", "--policy", a->policy_text, &a->policy))
+    if (a->selection < 0 || !cli_policy("eval", "--policy", a->policy_text, &a->policy) ||
+        !cli_backend("eval", a->backend_text, &a->backend))
         return EXIT_USAGE;
     if (a->policy > MOE_POLICY_TOPK && a->selection != MOE_SELECT_ROUTER)
         return cli_usage("eval: --policy %s: expected --selection router, as others go by topk",
@@ -205,7 +209,7 @@ int cmd_eval(int argc, char **argv)
     int code = parse(argc, argv, &a);
     if (code >= 0)
         return code;
-    if (session_open(&s, a.model, a.threads, &err) != MOE_OK)
+    if (session_open(&s, a.model, a.backend, a.threads, &err) != MOE_OK)
         return cli_failed(&err);
     moe_status status = check_model(&a, s.info, &err);
     if (status == MOE_OK)

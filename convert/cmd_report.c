@@ -170,7 +170,7 @@ int cmd_report(int argc, char **argv)
     int code = parse(argc, argv, &a);
     if (code >= 0)
         return code;
-    if (session_open(&s, a.model, a.threads, &err) != MOE_OK)
+    if (session_open(&s, a.model, MOE_BACKEND_AUTO, a.threads, &err) != MOE_OK)
         return cli_failed(&err);
     interrupt_begin();
     moe_status status = figures_check(s.info, &err);

@@ -257,7 +257,7 @@ int cmd_run(int argc, char **argv)
     int code = parse(argc, argv, &a);
     if (code >= 0)
         return code;
-    if (session_open(&s, a.positional[0], a.threads, &err) != MOE_OK)
+    if (session_open(&s, a.positional[0], MOE_BACKEND_AUTO, a.threads, &err) != MOE_OK)
         return cli_failed(&err);
     if (!s.info->moefied && a.selection.ratio < 1)
         fprintf(stderr, "moefy: note: %s is not MoEfied and runs dense\n", s.info->dir);

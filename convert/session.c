@@ -9,25 +9,28 @@ enum { MAX_BATCH_TOKENS = 1 << 30, FIRST_SEQS = 64, FIRST_TOKENS = 4096 };
 
 /* ---- session -------------------------------------------------------------- */
 
-moe_status session_open_on(session *s, const moe_model *m, int n_threads, moe_error *err)
+moe_status session_open_on(session *s, const moe_model *m, moe_backend_kind backend,
+                           int n_threads, moe_error *err)
 {
+    const moe_engine_options options = {.backend = backend};
     *s = (session){.in_use = m, .info = moe_model_describe(m)};
     moe_status status = moe_pool_create(n_threads, &s->pool, err);
     if (status == MOE_OK)
-        status = moe_engine_create(m, s->pool, NULL, &s->engine, err);
+        status = moe_engine_create(m, s->pool, &options, &s->engine, err);
     if (status != MOE_OK)
         session_close(s);
     return status;
 }
 
-moe_status session_open(session *s, const char *dir, int n_threads, moe_error *err)
+moe_status session_open(session *s, const char *dir, moe_backend_kind backend,
+                        int n_threads, moe_error *err)
 {
     moe_model *m;
     *s = (session){0};
     moe_status status = moe_model_open(dir, &m, err);
     if (status != MOE_OK)
         return status;
-    status = session_open_on(s, m, n_threads, err);
+    status = session_open_on(s, m, backend, n_threads, err);
     if (status == MOE_OK)
         s->model = m;
     else

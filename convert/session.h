@@ -15,9 +15,11 @@ typedef struct {
 
 /* Opens the model of a directory. n_threads 0: all that the process may use.
  * On failure nothing is owed. */
-moe_status session_open(session *s, const char *dir, int n_threads, moe_error *err);
+moe_status session_open(session *s, const char *dir, moe_backend_kind backend,
+                        int n_threads, moe_error *err);
 /* The same on a model that the caller keeps. */
-moe_status session_open_on(session *s, const moe_model *m, int n_threads, moe_error *err);
+moe_status session_open_on(session *s, const moe_model *m, moe_backend_kind backend,
+                           int n_threads, moe_error *err);
 void session_close(session *s);
 
 /* Whether the model in use can follow p; if not, MOE_E_ARGUMENT says why. */

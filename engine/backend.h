@@ -109,4 +109,10 @@ typedef struct {
 moe_status moe_cpu_backend(moe_pool *pool, const moe_backend_shape *shape,
                            moe_backend **out, moe_error *err);
 
+/* Makes the backend of a kind. MOE_E_UNSUPPORTED: this build or this machine lacks
+ * it; AUTO then is the CPU's. */
+moe_status backend_create(moe_backend_kind kind, moe_pool *pool,
+                          const moe_backend_shape *shape, moe_backend **out,
+                          moe_error *err);
+
 #endif

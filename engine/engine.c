@@ -113,7 +113,7 @@ moe_status moe_engine_create(const moe_model *m, moe_pool *pool,
         .n_experts = e->max_experts,
         .router_width = widest_router(&m->weights),
     };
-    moe_status status = moe_cpu_backend(pool, &shape, &e->backend, err);
+    moe_status status = backend_create(o->backend, pool, &shape, &e->backend, err);
     if (status == MOE_OK && !allocate(e))
         status = moe_fail(err, MOE_E_MEMORY, "out of memory for %d tokens of activations",
                           e->chunk_tokens);

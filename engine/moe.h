@@ -163,6 +163,18 @@ const char *moe_token_text(const moe_model *m, int32_t id);
 
 /* ---- engines --------------------------------------------------------- */
 
+/* What an engine computes on. */
+typedef enum {
+    MOE_BACKEND_AUTO = 0, /* a GPU where this build can use one and the machine has
+                             it, else the CPU */
+    MOE_BACKEND_CPU,
+    MOE_BACKEND_CUDA,     /* MOE_E_UNSUPPORTED where that is not to be had */
+} moe_backend_kind;
+/* "auto", "cpu" or "cuda". */
+const char *moe_backend_name(moe_backend_kind k);
+/* The kind of that name; false, *out untouched: none. */
+bool moe_backend_find(const char *name, moe_backend_kind *out);
+
 /* A pool of compute threads, the caller of moe_forward being one of them.
  * n_threads 0: as many as the affinity mask and the cgroup quota allow. */
 typedef struct moe_pool moe_pool;
@@ -211,6 +223,7 @@ typedef moe_status (*moe_capture)(void *ctx, int layer, const float *x,
                                   int n_tokens, moe_error *err);
 
 typedef struct {
+    moe_backend_kind backend;
     int chunk_tokens;    /* tokens run through the layers at once: sizes the
                             arena; 0: 2048. At least the model's max_tokens */
     moe_capture capture; /* NULL: none */

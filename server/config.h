@@ -29,6 +29,7 @@ typedef struct {
     int max_inputs, max_json_depth, max_body_bytes, header_bytes, max_connections;
     int request_timeout_ms; /* 0: none */
     int idle_seconds, grace_seconds;
+    moe_backend_kind backend;
     bool probe;
     log_format log;
 } config;

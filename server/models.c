@@ -35,10 +35,10 @@ static bool any_waiting(void *ctx)
     return false;
 }
 
-static moe_status start_probe(models *m, served_model *s, moe_error *err)
+static moe_status start_probe(models *m, served_model *s, const config *c, moe_error *err)
 {
     probe_options o = {
-        .model = s->model, .pool = m->pool, .stats = &s->stats,
+        .model = s->model, .pool = m->pool, .stats = &s->stats, .backend = c->backend,
         .busy = any_waiting, .ctx = m,
     };
     return probe_create(&o, &s->probe, err);
@@ -47,11 +47,12 @@ static moe_status start_probe(models *m, served_model *s, moe_error *err)
 static moe_status start_one(models *m, served_model *s, const config *c, moe_error *err)
 {
     moe_engine_options engine = {
+        .backend = c->backend,
         .chunk_tokens = c->batch_tokens > s->info->max_tokens ? c->batch_tokens : s->info->max_tokens,
     };
     moe_status status = moe_engine_create(s->model, m->pool, &engine, &s->engine, err);
     if (status == MOE_OK && c->probe && s->info->moefied)
-        status = start_probe(m, s, err);
+        status = start_probe(m, s, c, err);
     if (status != MOE_OK)
         return status;
     batcher_options o = {

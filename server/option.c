@@ -20,6 +20,8 @@ const option options[] = {
      "share of FFN neurons for requests that name none, over 0 and at most 1"},
     {"threads", OPTION_INT, AT(threads), 0, 1024, "0", "N",
      "compute threads; 0: what affinity mask and cgroup quota allow"},
+    {"backend", OPTION_BACKEND, AT(backend), 0, 0, "auto", "auto|cpu|cuda",
+     "what computes; auto: a GPU if this build and machine have one, else the CPU"},
     {"batch-tokens", OPTION_INT, AT(batch_tokens), 1, 65536, "512", "N",
      "tokens computed at once"},
     {"queue-inputs", OPTION_INT, AT(queue_inputs), 1, 65536, "1024", "N",
@@ -132,6 +134,14 @@ static moe_status set_log(log_format *to, const char *what, const char *value, m
     return moe_fail(err, MOE_E_ARGUMENT, "%s is '%.40s', expected none, plain or json", what, value);
 }
 
+static moe_status set_backend(moe_backend_kind *to, const char *what, const char *value,
+                              moe_error *err)
+{
+    if (moe_backend_find(value, to))
+        return MOE_OK;
+    return moe_fail(err, MOE_E_ARGUMENT, "%s is '%.40s', expected auto, cpu or cuda", what, value);
+}
+
 /* The last part of a path, without slashes at its end. */
 static void base_name(const char *dir, const char **from, size_t *n)
 {
@@ -187,6 +197,7 @@ moe_status option_set(config *c, const option *o, const char *what, const char *
     case OPTION_RATIO: return set_ratio(to, what, value, err);
     case OPTION_SWITCH: return set_switch(to, what, value, err);
     case OPTION_LOG: return set_log(to, what, value, err);
+    case OPTION_BACKEND: return set_backend(to, what, value, err);
     case OPTION_MODELS: return add_model(c, what, value, err);
     }
     return MOE_E_ARGUMENT;

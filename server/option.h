@@ -6,7 +6,7 @@
 
 typedef enum {
     OPTION_TEXT, OPTION_INT, OPTION_RATIO, OPTION_SWITCH, /* --no-NAME turns it off */
-    OPTION_LOG, OPTION_MODELS,
+    OPTION_LOG, OPTION_BACKEND, OPTION_MODELS,
 } option_type;
 
 typedef struct {

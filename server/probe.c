@@ -54,6 +54,7 @@ moe_status probe_create(const probe_options *o, probe **out, moe_error *err)
     p->logits = logits;
     p->born_ns = clock_ns();
     moe_engine_options options = {
+        .backend = o->backend,
         .chunk_tokens = PROBE_TOKENS > info->max_tokens ? PROBE_TOKENS : info->max_tokens,
         .capture = yield_to_requests,
         .capture_ctx = p,

@@ -19,6 +19,7 @@ typedef struct probe probe;
 typedef struct {
     const moe_model *model;
     moe_pool *pool;
+    moe_backend_kind backend;
     model_stats *stats;
     bool (*busy)(void *ctx); /* whether any request waits */
     void *ctx;

@@ -145,6 +145,10 @@ static void a_policy_that_cannot_be_followed_is_told(void **state)
                  "tiny-moe: has no thresholds: expected --policy topk");
     assert_fails(MOEFY("run %s --policy threshold abc", tiny_moe), 1, "has no thresholds");
     assert_fails(MOEFY("run " MODEL " --policy threshold abc"), 1, "has no thresholds");
+    assert_fails(MOEFY("eval %s --data x --backend tpu", tiny_dynamic), 2,
+                 "expected one of: auto, cpu, cuda");
+    assert_fails(MOEFY("bench %s --seq 4 --backend cuda", tiny_dynamic), 1,
+                 "backend cuda: this build has none");
     assert_fails(MOEFY("eval %s --data x --policy best", tiny_dynamic), 2,
                  "--policy is 'best', expected one of: topk, threshold, sequence");
     assert_fails(MOEFY("run %s --policy model abc", tiny_dynamic), 2, "--policy is 'model'");

@@ -148,6 +148,8 @@ static void what_keeps_it_from_starting_is_one_line(void **state)
         {{"--model", MINILM, "--listen", "nonsense"}, 1, "nonsense"},
         {{"--model", MINILM, "--ratio", "2"}, 2, "--ratio"},
         {{"--model", MINILM, "--nope"}, 2, "--nope"},
+        {{"--model", MINILM, "--backend", "gpu"}, 2, "--backend"},
+        {{"--model", MINILM, "--backend", "cuda"}, 1, "backend cuda: this build has none"},
         {{NULL}, 2, "--model"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {

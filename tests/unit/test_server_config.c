@@ -67,6 +67,7 @@ static void defaults_are_usable(void **state)
     assert_string_equal(c.listen, "127.0.0.1:8080");
     assert_float_equal(c.ratio, 1, 0);
     assert_true(c.probe);
+    assert_int_equal(c.backend, MOE_BACKEND_AUTO);
     assert_int_equal(c.log, LOG_NONE);
 }
 
@@ -108,7 +109,7 @@ static void wrong_flags_are_usage_errors(void **state)
         "--nope", "--max-inputs=x", "--max-inputs=0", "--max-inputs=1.5", "--max-inputs= 5",
         "--ratio=0", "--ratio=nan", "--ratio=1.5", "--log=loud", "extra", "-v", "--no-ratio",
         "--model==d", "--model=a b=d", "--model=n=", "--no-probe=1", "--probe=maybe",
-        "--threads=99999999999999999999", "--listen", "--", "--model=/",
+        "--threads=99999999999999999999", "--listen", "--", "--model=/", "--backend=gpu",
     };
     (void)state;
     for (size_t i = 0; i < sizeof flags / sizeof *flags; i++)
