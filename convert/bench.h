@@ -20,6 +20,7 @@ typedef struct {
 typedef struct {
     bench_what what;
     moe_backend_kind backend;
+    const char *dtype;
     int n_threads, n_runs, n_cases;
     bench_case *cases;             /* [n_cases]; ms allocated */
     peak_isa peak_isa;

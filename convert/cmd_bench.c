@@ -7,6 +7,7 @@
 #include "convert/json.h"
 #include "convert/shape.h"
 #include "convert/table.h"
+#include "engine/model/lower.h"
 
 static const char usage[] =
     "moefy bench MODEL [options]   or   moefy bench --shape NAME [options]\n"
@@ -20,7 +21,7 @@ enum { MAX_LIST = 32, MAX_RUNS = 10000, MAX_BATCH = 4096, MAX_SEQ = 65536,
 static const double peak_only_seconds = 0.3;
 
 static const char *const layer_kinds[] = {"model", "ffn", "attention", "linear", NULL};
-static const char *const dtypes[] = {"f32", NULL};
+static const char *const dtypes[] = {"f32", "bf16", "int8", NULL};
 
 typedef struct {
     const char *model, *shape, *layer, *batch_text, *seq_text, *ratio_text, *dtype, *backend_text;
@@ -54,7 +55,7 @@ static void add_case(json *list, const bench_plan *p, const bench_case *c, doubl
     json_add_int(row, "seq", c->seq);
     json_add_number(row, "ratio", c->ratio, DIGITS);
     json_add_number(row, "effective_ratio", c->effective_ratio, DIGITS);
-    json_add_string(row, "dtype", "f32");
+    json_add_string(row, "dtype", p->dtype);
     json_add_int(row, "runs", p->n_runs);
     json *ms = json_add(row, "ms", json_object());
     json_add_number(ms, "min", c->ms[0], DIGITS);
@@ -94,9 +95,9 @@ static void print_heading(const arguments *a, const bench_plan *p, const moe_mod
     static const char *const timed[] = {
         "the whole model", "one layer's FFN", "one layer's attention without its projections",
         "one layer's query, key and value projection"};
-    printf("%s%s%s: %d layers, width %d, FFN %d (%s), %d heads, f32\n", table_bold(),
+    printf("%s%s%s: %d layers, width %d, FFN %d (%s), %d heads, %s\n", table_bold(),
            a->shape ? a->shape : a->model, table_plain(), info->n_layers, info->d_model,
-           info->d_ff, info->activation, info->n_heads);
+           info->d_ff, info->activation, info->n_heads, info->dtype);
     for (const model_shape *s = model_shapes; a->shape && s->name; s++)
         if (strcmp(s->name, a->shape) == 0)
             printf("stands for %s; random weights, uniformly random experts\n", s->about);
@@ -185,7 +186,7 @@ static void make_cases(const arguments *a, bench_plan *p, double *times)
 static moe_status run(const arguments *a, const moe_model *m, moe_error *err)
 {
     const moe_model_info *info = moe_model_describe(m);
-    bench_plan p = {.what = (bench_what)a->what, .backend = a->backend, .n_threads = a->threads,
+    bench_plan p = {.what = (bench_what)a->what, .backend = a->backend, .dtype = info->dtype, .n_threads = a->threads,
                     .n_runs = a->runs,
                     .n_cases = a->n_batches * a->n_seqs * a->n_ratios,
                     .peak_isa = peak_widest()};
@@ -251,7 +252,7 @@ static int parse(int argc, char **argv, arguments *a)
         {"--seq", OPT_STRING, &a->seq_text, 0, 0, "LIST", "tokens of each (default 16,128)"},
         {"--ratio", OPT_STRING, &a->ratio_text, 0, 0, "LIST",
          "shares of the FFN neurons (default 1,0.25; attention and linear have none)"},
-        {"--dtype", OPT_STRING, &a->dtype, 0, 0, "TYPE", "of the weights: f32"},
+        {"--dtype", OPT_STRING, &a->dtype, 0, 0, "TYPE", "of a shape's weights: f32, bf16 or int8 (default f32)"},
         {"--backend", OPT_STRING, &a->backend_text, 0, 0, "NAME",
          "auto, cpu or cuda (default auto)"},
         {"--threads", OPT_INT, &a->threads, 0, 1024, "N",
@@ -272,10 +273,12 @@ static int bench_shape(const arguments *a)
     moe_error err;
     for (int i = 0; model_shapes[i].name; i++)
         names[i] = model_shapes[i].name;
+    moe_dtype dtype = MOE_F32;
     int i = cli_choice("bench", "--shape", a->shape, names);
+    lower_find(a->dtype, &dtype);
     if (i < 0)
         return EXIT_USAGE;
-    moe_status status = shape_model_create(&model_shapes[i], &m, &err);
+    moe_status status = shape_model_create(&model_shapes[i], dtype, &m, &err);
     if (status == MOE_OK)
         status = run(a, m, &err);
     shape_model_free(m);
