@@ -218,6 +218,13 @@ static moe_status time_operation(bench_state *t, bench_case *c, double *ms, moe_
         t->cu_seqlens[s] = s * c->seq;
     if (t->p->what == BENCH_FFN)
         route = make_route(t, c);
+    size_t d = (size_t)info->d_model;
+    moe_attention attention = {
+        .n_seqs = c->batch, .n_heads = info->n_heads, .head = info->d_model / info->n_heads,
+        .cu_q = t->cu_seqlens, .cu_k = t->cu_seqlens, .q = t->qkv, .k = t->qkv + d,
+        .v = t->qkv + 2 * d, .ldq = 3 * d, .ldkv = 3 * d, .scale = t->m->attention_scale,
+        .y = t->y, .ldy = d,
+    };
     double start = cli_seconds();
     for (int l = 0; l < info->n_layers; l++) {
         const moe_layer *w = &t->m->weights.layers[l];
@@ -226,8 +233,7 @@ static moe_status time_operation(bench_state *t, bench_case *c, double *ms, moe_
         else if (t->p->what == BENCH_LINEAR)
             b->ops->linear(b, &w->qkv, MOE_ACT_NONE, t->x, n, t->y);
         else
-            b->ops->attention(b, t->qkv, info->d_model, info->n_heads, t->m->attention_scale,
-                              t->cu_seqlens, c->batch, t->y);
+            b->ops->attention(b, &attention);
     }
     *ms = 1000 * (cli_seconds() - start) / info->n_layers;
     c->gflop = case_gflop(info, t->p->what, c, n, (double)n * c->seq);
