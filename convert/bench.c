@@ -2,9 +2,9 @@
  *
  * The whole model goes through moe_forward, as a server would run it. Single
  * operations go through the backend's table, over all layers in turn: one layer's
- * weights repeated would stay in the cache and flatter batch 1. Token ids and
- * activations are random with a fixed seed. Models without a router select
- * uniformly random experts. */
+ * weights repeated would stay in the cache and flatter batch 1. Activations are
+ * random with a fixed seed, token ids too unless there is a text. Models without a
+ * router, and single operations, select uniformly random experts. */
 #include "convert/bench.h"
 
 #include <stdio.h>
@@ -37,9 +37,9 @@ static double linear_gflop(double tokens, double d)
     return 2e-9 * tokens * d * 3 * d;
 }
 
-static double attention_gflop(double tokens, double seq, double d)
+static double attention_gflop(double squares, double d)
 {
-    return 4e-9 * tokens * seq * d;
+    return 4e-9 * squares * d;
 }
 
 static double ffn_gflop(double tokens, double d, double d_ff, double share)
@@ -47,10 +47,12 @@ static double ffn_gflop(double tokens, double d, double d_ff, double share)
     return 4e-9 * tokens * d * d_ff * share;
 }
 
-static double case_gflop(const moe_model_info *info, bench_what what, const bench_case *c)
+/* tokens of all sequences, squares: the sum of their squared lengths. */
+static double case_gflop(const moe_model_info *info, bench_what what, const bench_case *c,
+                         double tokens, double squares)
 {
-    double tokens = (double)c->batch * c->seq, d = info->d_model;
-    double linear = linear_gflop(tokens, d), attention = attention_gflop(tokens, c->seq, d);
+    double d = info->d_model, linear = linear_gflop(tokens, d);
+    double attention = attention_gflop(squares, d);
     double ffn = ffn_gflop(tokens, d, info->d_ff, c->effective_ratio);
     switch (what) {
     case BENCH_LINEAR: return linear;
@@ -66,50 +68,62 @@ static double case_gflop(const moe_model_info *info, bench_what what, const benc
 
 typedef struct {
     const moe_model *m;
+    const bench_plan *p;
     session s;
     batch b;
-    bench_what what;
-    moe_backend_kind kind;
+    uint64_t *used;                        /* [n_layers, n_experts] */
     moe_backend *backend;                  /* the rest: single operations */
     float *x, *y, *qkv, *scores;
     moe_choice *choice;
-    int32_t *cu_seqlens;
+    int32_t *cu_seqlens, *expert;
     moe_route route;
     int max_tokens;
 } bench_state;
 
-static moe_selector selector_for(const moe_model *m)
+static moe_selector selector_for(const bench_state *t)
 {
-    return m->info.moefied && m->weights.layers[0].router.present ? MOE_SELECT_ROUTER
-                                                                  : MOE_SELECT_RANDOM;
+    const moe_model *m = t->m;
+    bool routed = m->info.moefied && m->weights.layers[0].router.present;
+    return routed && !t->p->random_routing ? MOE_SELECT_ROUTER : MOE_SELECT_RANDOM;
 }
 
-static moe_status fill_batch(bench_state *t, const bench_case *c, moe_error *err)
+static double weight_bytes(const moe_model_info *info)
 {
-    int32_t *ids = calloc(2 * (size_t)c->seq, sizeof *ids);
-    uint64_t state = seed;
-    moe_status status = ids ? MOE_OK : moe_fail(err, MOE_E_MEMORY, "out of memory");
-    batch_clear(&t->b);
-    for (int s = 0; status == MOE_OK && s < c->batch; s++) {
-        for (int i = 0; i < c->seq; i++)
-            ids[i] = (int32_t)(draw(&state) % (uint32_t)t->m->info.n_vocab);
-        status = batch_add(&t->b, ids, ids + c->seq, c->seq,
-                           (moe_selection){c->ratio, selector_for(t->m)}, err);
+    return strcmp(info->dtype, "f32") == 0 ? 4 : strcmp(info->dtype, "bf16") == 0 ? 2 : 1;
+}
+
+/* Weights that the run read: dense linear layers, and the experts that some token had. */
+static double read_gbytes(const bench_state *t, bool sparse)
+{
+    const moe_model_info *info = &t->m->info;
+    double d = info->d_model, size = weight_bytes(info);
+    size_t experts = (size_t)info->n_layers * (size_t)info->n_experts, used = experts;
+    if (sparse) {
+        moe_stats_experts(t->s.engine, t->used);
+        used = 0;
+        for (size_t i = 0; i < experts; i++)
+            used += t->used[i] > 0;
     }
-    free(ids);
-    return status;
+    return size * 1e-9 * (info->n_layers * 4 * d * d + 2 * d * MOE_EXPERT_SIZE * (double)used);
 }
 
 static moe_status time_model(bench_state *t, bench_case *c, double *ms, moe_error *err)
 {
-    moe_status status = fill_batch(t, c, err);
-    double start = cli_seconds();
+    moe_selection selection = {c->ratio, selector_for(t), MOE_POLICY_MODEL};
+    moe_status status = bench_text_fill(t->p->text, t->m, c->batch, c->seq, selection, &t->b, err);
+    moe_stats_reset(t->s.engine);
+    double start = cli_seconds(), squares = 0;
     if (status == MOE_OK)
         status = batch_run(&t->b, &t->s, false, err);
     *ms = 1000 * (cli_seconds() - start);
     c->effective_ratio = 0;
-    for (int s = 0; status == MOE_OK && s < c->batch; s++)
-        c->effective_ratio += t->b.effective_ratio[s] / c->batch;
+    for (int s = 0; status == MOE_OK && s < c->batch; s++) {
+        double n = t->b.cu_seqlens[s + 1] - t->b.cu_seqlens[s];
+        c->effective_ratio += t->b.effective_ratio[s] * n / t->b.n_tokens;
+        squares += n * n;
+    }
+    c->gflop = case_gflop(&t->m->info, BENCH_MODEL, c, t->b.n_tokens, squares);
+    c->gbytes = read_gbytes(t, c->ratio < 1);
     return status;
 }
 
@@ -123,7 +137,7 @@ static moe_status operations_create(bench_state *t, moe_error *err)
                                .n_experts = info->n_experts};
     size_t n = (size_t)t->max_tokens, d = (size_t)info->d_model;
     size_t pairs = n * (size_t)info->n_experts;
-    moe_status status = backend_create(t->kind, t->s.pool, &shape, &t->backend, err);
+    moe_status status = backend_create(t->p->backend, t->s.pool, &shape, &t->backend, err);
     if (status != MOE_OK)
         return status;
     moe_backend *b = t->backend;
@@ -135,9 +149,10 @@ static moe_status operations_create(bench_state *t, moe_error *err)
     t->route.expert = b->ops->alloc(b, pairs * sizeof(int32_t));
     t->choice = malloc(n * sizeof *t->choice);
     t->cu_seqlens = malloc((n + 1) * sizeof *t->cu_seqlens);
+    t->expert = malloc(pairs * sizeof *t->expert);
     float *random = malloc((pairs > 3 * n * d ? pairs : 3 * n * d) * sizeof *random);
     if (!t->x || !t->y || !t->qkv || !t->scores || !t->route.bound || !t->route.expert ||
-        !t->choice || !t->cu_seqlens || !random) {
+        !t->choice || !t->cu_seqlens || !t->expert || !random) {
         free(random);
         return moe_fail(err, MOE_E_MEMORY, "out of memory for %d tokens", t->max_tokens);
     }
@@ -167,6 +182,30 @@ static const moe_route *make_route(bench_state *t, bench_case *c)
     return &t->route;
 }
 
+/* Of weights that one layer's operation reads; the experts that some token has. */
+static double operation_gbytes(const bench_state *t, const moe_route *route, int n_tokens)
+{
+    const moe_model_info *info = &t->m->info;
+    double d = info->d_model, experts = info->n_experts, size = weight_bytes(info);
+    if (t->p->what == BENCH_ATTENTION)
+        return 0;
+    if (t->p->what == BENCH_LINEAR)
+        return 1e-9 * size * 3 * d * d;
+    if (route) {
+        moe_backend *b = t->backend;
+        int32_t pairs;
+        b->ops->download(b, &pairs, route->bound + n_tokens, sizeof pairs);
+        b->ops->download(b, t->expert, route->expert, (size_t)pairs * sizeof *t->expert);
+        memset(t->used, 0, (size_t)info->n_experts * sizeof *t->used);
+        for (int i = 0; i < pairs; i++)
+            t->used[t->expert[i]] = 1;
+        experts = 0;
+        for (int e = 0; e < info->n_experts; e++)
+            experts += (double)t->used[e];
+    }
+    return 1e-9 * size * 2 * d * MOE_EXPERT_SIZE * experts;
+}
+
 static moe_status time_operation(bench_state *t, bench_case *c, double *ms, moe_error *err)
 {
     moe_backend *b = t->backend;
@@ -177,24 +216,37 @@ static moe_status time_operation(bench_state *t, bench_case *c, double *ms, moe_
     c->effective_ratio = 1;
     for (int s = 0; s <= c->batch; s++)
         t->cu_seqlens[s] = s * c->seq;
-    if (t->what == BENCH_FFN)
+    if (t->p->what == BENCH_FFN)
         route = make_route(t, c);
+    size_t d = (size_t)info->d_model;
+    moe_attention attention = {
+        .n_seqs = c->batch, .n_heads = info->n_heads, .head = info->d_model / info->n_heads,
+        .cu_q = t->cu_seqlens, .cu_k = t->cu_seqlens, .q = t->qkv, .k = t->qkv + d,
+        .v = t->qkv + 2 * d, .ldq = 3 * d, .ldkv = 3 * d, .scale = t->m->attention_scale,
+        .y = t->y, .ldy = d,
+    };
     double start = cli_seconds();
     for (int l = 0; l < info->n_layers; l++) {
         const moe_layer *w = &t->m->weights.layers[l];
-        if (t->what == BENCH_FFN)
+        if (t->p->what == BENCH_FFN)
             b->ops->ffn(b, &w->ffn, t->x, n, route, t->y);
-        else if (t->what == BENCH_LINEAR)
+        else if (t->p->what == BENCH_LINEAR)
             b->ops->linear(b, &w->qkv, MOE_ACT_NONE, t->x, n, t->y);
         else
-            b->ops->attention(b, t->qkv, info->d_model, info->n_heads, t->m->attention_scale,
-                              t->cu_seqlens, c->batch, t->y);
+            b->ops->attention(b, &attention);
     }
     *ms = 1000 * (cli_seconds() - start) / info->n_layers;
+    c->gflop = case_gflop(info, t->p->what, c, n, (double)n * c->seq);
+    c->gbytes = operation_gbytes(t, route, n);
     return MOE_OK;
 }
 
 /* ---- the rounds ------------------------------------------------------------- */
+
+static moe_status time_case(bench_state *t, bench_case *c, double *ms, moe_error *err)
+{
+    return (t->p->what == BENCH_MODEL ? time_model : time_operation)(t, c, ms, err);
+}
 
 static moe_status run_round(bench_state *t, bench_plan *p, int round, moe_error *err)
 {
@@ -202,11 +254,11 @@ static moe_status run_round(bench_state *t, bench_plan *p, int round, moe_error 
     for (int i = 0; status == MOE_OK && i < p->n_cases; i++) {
         bench_case *c = &p->cases[i];
         double ms;
-        status = (p->what == BENCH_MODEL ? time_model : time_operation)(t, c, &ms, err);
+        status = time_case(t, c, &ms, err);
         if (round >= 0)
             c->ms[round] = ms;
     }
-    double gflops = peak_gflops(p->peak_isa, p->threads_used, peak_seconds);
+    double gflops = peak_gflops(p->peak_kind, p->threads_used, peak_seconds);
     if (round >= 0)
         p->peak[round] = gflops;
     return status;
@@ -218,40 +270,79 @@ static int ascending(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-static void finish(const moe_model *m, bench_plan *p)
+static void finish(bench_plan *p)
 {
-    for (int i = 0; i < p->n_cases; i++) {
+    for (int i = 0; i < p->n_cases; i++)
         qsort(p->cases[i].ms, (size_t)p->n_runs, sizeof(double), ascending);
-        p->cases[i].gflop = case_gflop(&m->info, p->what, &p->cases[i]);
-    }
     qsort(p->peak, (size_t)p->n_runs, sizeof(double), ascending);
+}
+
+static moe_status state_open(bench_state *t, const moe_model *m, bench_plan *p, moe_error *err)
+{
+    *t = (bench_state){.m = m, .p = p};
+    for (int i = 0; i < p->n_cases; i++)
+        if (p->cases[i].batch * p->cases[i].seq > t->max_tokens)
+            t->max_tokens = p->cases[i].batch * p->cases[i].seq;
+    moe_status status = session_open_on(&t->s, m, p->backend, p->n_threads, err);
+    if (status != MOE_OK)
+        return status;
+    snprintf(p->isa, sizeof p->isa, "%s", moe_engine_isa(t->s.engine));
+    p->threads_used = moe_pool_threads(t->s.pool);
+    p->peak_kind = peak_for(p->isa, m->info.dtype);
+    t->used = calloc((size_t)m->info.n_layers * (size_t)m->info.n_experts, sizeof *t->used);
+    if (!t->used)
+        return moe_fail(err, MOE_E_MEMORY, "out of memory for %d experts", m->info.n_experts);
+    return p->what == BENCH_MODEL ? MOE_OK : operations_create(t, err);
+}
+
+static void state_close(bench_state *t)
+{
+    if (t->backend)
+        t->backend->ops->destroy(t->backend);
+    free(t->choice);
+    free(t->cu_seqlens);
+    free(t->expert);
+    free(t->used);
+    batch_free(&t->b);
+    session_close(&t->s);
 }
 
 moe_status bench_run(const moe_model *m, bench_plan *p, progress *bar, moe_error *err)
 {
-    bench_state t = {.m = m, .what = p->what, .kind = p->backend};
-    for (int i = 0; i < p->n_cases; i++)
-        if (p->cases[i].batch * p->cases[i].seq > t.max_tokens)
-            t.max_tokens = p->cases[i].batch * p->cases[i].seq;
-    moe_status status = session_open_on(&t.s, m, p->backend, p->n_threads, err);
-    if (status != MOE_OK)
-        return status;
-    snprintf(p->isa, sizeof p->isa, "%s", moe_engine_isa(t.s.engine));
-    p->threads_used = moe_pool_threads(t.s.pool);
-    if (p->what != BENCH_MODEL)
-        status = operations_create(&t, err);
+    bench_state t;
+    moe_status status = state_open(&t, m, p, err);
     for (int round = -1; status == MOE_OK && round < p->n_runs; round++) {
         status = run_round(&t, p, round, err); /* -1 warms up */
         progress_update(bar, round + 1, NULL);
     }
     if (status == MOE_OK)
-        finish(m, p);
-    if (t.backend)
-        t.backend->ops->destroy(t.backend);
-    free(t.choice);
-    free(t.cu_seqlens);
-    batch_free(&t.b);
-    session_close(&t.s);
+        finish(p);
+    state_close(&t);
+    return status;
+}
+
+moe_status bench_drive(const moe_model *m, bench_plan *p, moe_error *err)
+{
+    bench_state t;
+    char line[32], *end;
+    double ms;
+    moe_status status = state_open(&t, m, p, err);
+    for (int i = 0; status == MOE_OK && i < p->n_cases; i++)
+        status = time_case(&t, &p->cases[i], &ms, err);
+    if (status == MOE_OK)
+        puts("ready");
+    while (status == MOE_OK && (status = cli_flush(err)) == MOE_OK &&
+           fgets(line, sizeof line, stdin)) {
+        long i = strtol(line, &end, 10);
+        if (end == line || *end != '\n' || i < 0 || i >= p->n_cases) {
+            status = moe_fail(err, MOE_E_ARGUMENT, "standard input: expected an index below %d",
+                              p->n_cases);
+            break;
+        }
+        status = time_case(&t, &p->cases[i], &ms, err);
+        printf("%.4f\n", ms);
+    }
+    state_close(&t);
     return status;
 }
 

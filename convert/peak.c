@@ -1,115 +1,47 @@
-/* peak.c: a loop of independent fused multiply-adds over registers, one copy a
- * thread. Twelve accumulators hide the latency (4 cycles, two units); the
- * constants keep the values near 1, far from denormals. Each thread counts its own
- * rounds against its own clock after a common start; the rates are added. */
+/* peak.c: runs a loop on every thread at once. Each thread counts its own rounds
+ * against its own clock after a common start; the rates are added. */
 #include "convert/peak.h"
 
 #include <pthread.h>
-#include <stdint.h>
 #include <stdlib.h>
-
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
+#include <string.h>
+#include <unistd.h>
 
 #include "convert/cli.h"
+#include "convert/peak_loops.h"
 
-enum { ROUNDS = 20000, ACCUMULATORS = 12 };
-static const float factor = 0.999f, addend = 0.001f;
-
-#define EACH(DO) DO(0) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7) DO(8) DO(9) DO(10) DO(11)
-
-#if defined(__x86_64__)
-__attribute__((target("avx512f"))) static float rounds_avx512(void)
+const char *peak_isa(peak_kind k)
 {
-    const __m512 x = _mm512_set1_ps(factor), y = _mm512_set1_ps(addend);
-#define BEGIN(i) __m512 a##i = _mm512_set1_ps(1 + i * 0.01f);
-#define STEP(i) a##i = _mm512_fmadd_ps(a##i, x, y);
-#define SUM(i) sum = _mm512_add_ps(sum, a##i);
-    EACH(BEGIN)
-    for (int n = 0; n < ROUNDS; n++) {
-        EACH(STEP)
-    }
-    __m512 sum = _mm512_setzero_ps();
-    EACH(SUM)
-#undef BEGIN
-#undef STEP
-#undef SUM
-    return _mm512_reduce_add_ps(sum);
+    return peak_loops[k].isa;
 }
 
-__attribute__((target("avx2,fma"))) static float rounds_avx2(void)
+const char *peak_dtype(peak_kind k)
 {
-    const __m256 x = _mm256_set1_ps(factor), y = _mm256_set1_ps(addend);
-#define BEGIN(i) __m256 a##i = _mm256_set1_ps(1 + i * 0.01f);
-#define STEP(i) a##i = _mm256_fmadd_ps(a##i, x, y);
-#define SUM(i) sum = _mm256_add_ps(sum, a##i);
-    EACH(BEGIN)
-    for (int n = 0; n < ROUNDS; n++) {
-        EACH(STEP)
-    }
-    __m256 sum = _mm256_setzero_ps();
-    EACH(SUM)
-#undef BEGIN
-#undef STEP
-#undef SUM
-    float lanes[8], all = 0;
-    _mm256_storeu_ps(lanes, sum);
-    for (int i = 0; i < 8; i++)
-        all += lanes[i];
-    return all;
-}
-#endif
-
-/* What the compiler makes of plain C: a multiplication and an addition. */
-static float rounds_c(void)
-{
-    float a[ACCUMULATORS], sum = 0;
-    for (int i = 0; i < ACCUMULATORS; i++)
-        a[i] = 1 + (float)i * 0.01f;
-    for (int n = 0; n < ROUNDS; n++)
-        for (int i = 0; i < ACCUMULATORS; i++)
-            a[i] = a[i] * factor + addend;
-    for (int i = 0; i < ACCUMULATORS; i++)
-        sum += a[i];
-    return sum;
+    return peak_loops[k].dtype;
 }
 
-static const struct {
-    const char *name;
-    int lanes;
-    float (*rounds)(void);
-} kernels[PEAK_N] = {
-    [PEAK_C] = {"c", 1, rounds_c},
-#if defined(__x86_64__)
-    [PEAK_AVX2] = {"avx2", 8, rounds_avx2},
-    [PEAK_AVX512] = {"avx512", 16, rounds_avx512},
-#else
-    [PEAK_AVX2] = {"avx2", 8, NULL},
-    [PEAK_AVX512] = {"avx512", 16, NULL},
-#endif
-};
-
-const char *peak_name(peak_isa isa)
+bool peak_supported(peak_kind k)
 {
-    return kernels[isa].name;
+    return peak_loops[k].supported && peak_loops[k].supported();
 }
 
-bool peak_supported(peak_isa isa)
+static int width_of(const char *isa)
 {
-#if defined(__x86_64__)
-    if (isa == PEAK_AVX512)
-        return __builtin_cpu_supports("avx512f");
-    if (isa == PEAK_AVX2)
-        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-#endif
-    return isa == PEAK_C;
+    static const char *const ascending[] = {"c", "avx2", "avx512", "amx"};
+    int n = sizeof ascending / sizeof *ascending, i = 0;
+    while (i < n && strcmp(isa, ascending[i]))
+        i++;
+    return i;
 }
 
-peak_isa peak_widest(void)
+peak_kind peak_for(const char *isa, const char *dtype)
 {
-    return peak_supported(PEAK_AVX512) ? PEAK_AVX512
-         : peak_supported(PEAK_AVX2)   ? PEAK_AVX2 : PEAK_C;
+    peak_kind best = PEAK_N; /* kinds of a dtype stand in ascending width */
+    for (int k = 0; k < PEAK_N; k++)
+        if (strcmp(peak_dtype(k), dtype) == 0 && width_of(peak_isa(k)) <= width_of(isa) &&
+            peak_supported(k))
+            best = (peak_kind)k;
+    return best == PEAK_N ? peak_for(isa, "f32") : best;
 }
 
 /* The gate opens once all threads stand before it, or closes for good when one
@@ -122,9 +54,11 @@ typedef struct {
 } gate;
 
 typedef struct {
-    peak_isa isa;
-    double seconds, gflops;
-    float sink; /* keeps the loop's result alive */
+    const peak_loop *loop;  /* NULL: reads words instead */
+    const uint64_t *words;
+    size_t n_words;
+    double seconds, rate;   /* out: operations or bytes a second, in billions */
+    float sink;             /* keeps the loop's result alive */
     gate *start;
     pthread_t thread;
 } runner;
@@ -150,34 +84,60 @@ static void gate_close(gate *g)
     pthread_mutex_unlock(&g->lock);
 }
 
+enum { READ_WORDS = 1 << 14 }; /* between two looks at the clock */
+
+static uint64_t read_words(const uint64_t *w)
+{
+    uint64_t sum[8] = {0};
+    for (size_t i = 0; i < READ_WORDS; i += 8)
+        for (int j = 0; j < 8; j++)
+            sum[j] ^= w[i + (size_t)j];
+    for (int j = 1; j < 8; j++)
+        sum[0] ^= sum[j];
+    return sum[0];
+}
+
+static double run_loop(runner *r)
+{
+    r->sink += r->loop->rounds();
+    return r->loop->operations;
+}
+
+static double run_read(runner *r, size_t *at)
+{
+    if (*at + READ_WORDS > r->n_words)
+        *at = 0;
+    r->sink += (float)(read_words(r->words + *at) & 1);
+    *at += READ_WORDS;
+    return READ_WORDS * sizeof(uint64_t);
+}
+
 static void *run(void *arg)
 {
     runner *r = arg;
-    int64_t calls = 0;
-    r->sink += kernels[r->isa].rounds(); /* the clock may change with the width */
+    size_t at = 0;
+    double done = 0, begin, now;
+    if (r->loop)
+        run_loop(r); /* the clock may change with the width */
     if (!gate_pass(r->start))
         return NULL;
-    double begin = cli_seconds(), now;
+    begin = cli_seconds();
     do {
-        r->sink += kernels[r->isa].rounds();
-        calls++;
+        done += r->loop ? run_loop(r) : run_read(r, &at);
         now = cli_seconds();
     } while (now - begin < r->seconds);
-    double operations = 2.0 * ROUNDS * ACCUMULATORS * kernels[r->isa].lanes * (double)calls;
-    r->gflops = operations / (now - begin) * 1e-9;
+    r->rate = done / (now - begin) * 1e-9;
     return NULL;
 }
 
-double peak_gflops(peak_isa isa, int n_threads, double seconds)
+/* Runs all; the sum of their rates, 0: a thread could not be made. */
+static double run_all(runner *r, int n_threads)
 {
     gate start = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, n_threads, false};
-    runner *r = calloc((size_t)n_threads, sizeof *r);
     double sum = 0;
     int made = 1; /* the caller is the first */
-    if (!r)
-        return 0;
     for (int i = 0; i < n_threads; i++)
-        r[i] = (runner){.isa = isa, .seconds = seconds, .start = &start};
+        r[i].start = &start;
     while (made < n_threads && pthread_create(&r[made].thread, NULL, run, &r[made]) == 0)
         made++;
     if (made < n_threads)
@@ -187,7 +147,46 @@ double peak_gflops(peak_isa isa, int n_threads, double seconds)
     for (int i = 1; i < made; i++)
         pthread_join(r[i].thread, NULL);
     for (int i = 0; i < made; i++)
-        sum += r[i].gflops;
-    free(r);
+        sum += r[i].rate;
     return made == n_threads ? sum : 0;
+}
+
+double peak_gflops(peak_kind k, int n_threads, double seconds)
+{
+    runner *r = calloc((size_t)n_threads, sizeof *r);
+    if (!r)
+        return 0;
+    for (int i = 0; i < n_threads; i++)
+        r[i] = (runner){.loop = &peak_loops[k], .seconds = seconds};
+    double gflops = run_all(r, n_threads);
+    free(r);
+    return gflops;
+}
+
+/* Words of a thread's part: all parts together twice the last cache, 128 MB to 1 GB. */
+static size_t part_words(int n_threads)
+{
+    long cache = sysconf(_SC_LEVEL3_CACHE_SIZE);
+    size_t bytes = cache > 0 ? 2 * (size_t)cache : 0;
+    bytes = bytes < 128u << 20 ? 128u << 20 : bytes > 1u << 30 ? 1u << 30 : bytes;
+    size_t words = bytes / sizeof(uint64_t) / (size_t)n_threads;
+    return words / READ_WORDS * READ_WORDS + READ_WORDS;
+}
+
+double peak_read_gbytes(int n_threads, double seconds)
+{
+    size_t words = part_words(n_threads), bytes = words * sizeof(uint64_t);
+    runner *r = calloc((size_t)n_threads, sizeof *r);
+    uint64_t *all = malloc((size_t)n_threads * bytes);
+    double gbytes = 0;
+    if (r && all) {
+        memset(all, 1, (size_t)n_threads * bytes); /* or all would be one zero page */
+        for (int i = 0; i < n_threads; i++)
+            r[i] = (runner){.words = all + (size_t)i * words, .n_words = words,
+                            .seconds = seconds};
+        gbytes = run_all(r, n_threads);
+    }
+    free(all);
+    free(r);
+    return gbytes;
 }

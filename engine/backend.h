@@ -35,6 +35,24 @@ typedef struct {
     float threshold; /* those of each token whose score is at least this; may be none */
 } moe_choice;
 
+/* Softmax(scale q k^T + bias) v per sequence and head. Sequence s has the queries
+ * cu_q[s] .. cu_q[s+1] and the keys and values cu_k[s] .. cu_k[s+1]; its queries are the
+ * last of as many positions as it has keys: query i of n_q stands at n_k - n_q + i. Head h
+ * has the columns [h head, (h+1) head) of every row. cu_q, cu_k: host. */
+typedef struct {
+    int n_seqs, n_heads, head;
+    const int32_t *cu_q, *cu_k;   /* [n_seqs + 1]; at least one key where there is a query */
+    const float *q, *k, *v;
+    size_t ldq, ldkv;             /* floats from row to row */
+    float scale;                  /* over 0 */
+    bool causal;                  /* a query sees no key past its own position */
+    const float *bias;            /* [n_heads, 2 span - 1] of key - query + span - 1, or NULL;
+                                     with it scale is 1, and n_q <= n_k <= span */
+    int span;
+    float *y;                     /* rows of the queries */
+    size_t ldy;
+} moe_attention;
+
 typedef struct moe_backend moe_backend;
 
 typedef struct {
@@ -59,12 +77,7 @@ typedef struct {
     /* y[t, :] = act(x[t, :] W + b): x [n_rows, k], y [n_rows, n]. */
     void (*linear)(moe_backend *b, const moe_linear *w, moe_activation act,
                    const float *x, int n_rows, float *y);
-    /* Softmax(scale q k^T) v per sequence and head.
-     * qkv [n_tokens, 3 d]: rows of queries, keys, values; y [n_tokens, d];
-     * head h has columns [h d/n_heads, (h+1) d/n_heads). cu_seqlens: host. */
-    void (*attention)(moe_backend *b, const float *qkv, int d, int n_heads,
-                      float scale, const int32_t *cu_seqlens, int n_seqs,
-                      float *y);
+    void (*attention)(moe_backend *b, const moe_attention *a);
     /* y = norm(x + residual), rows of w->d; y may be x or residual. */
     void (*add_norm)(moe_backend *b, const moe_norm *w, const float *x,
                      const float *residual, int n_rows, float *y);

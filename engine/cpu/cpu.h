@@ -93,8 +93,7 @@ void cpu_embed(moe_backend *b, const moe_weights *w, const int32_t *ids,
                const int32_t *types, const int32_t *cu_seqlens, int n_seqs, float *y);
 void cpu_linear(moe_backend *b, const moe_linear *w, moe_activation act, const float *x,
                 int n_rows, float *y);
-void cpu_attention(moe_backend *b, const float *qkv, int d, int n_heads, float scale,
-                   const int32_t *cu_seqlens, int n_seqs, float *y);
+void cpu_attention(moe_backend *b, const moe_attention *a);
 void cpu_add_norm(moe_backend *b, const moe_norm *w, const float *x,
                   const float *residual, int n_rows, float *y);
 void cpu_gather_rows(moe_backend *b, const float *x, int d, const int32_t *row,

@@ -32,8 +32,13 @@ void bert_attention(moe_engine *e, const chunk *c, int layer)
     int d = e->model->info.d_model, n = c->n_tokens;
 
     op->linear(b, &w->qkv, MOE_ACT_NONE, e->x, n, e->qkv);
-    op->attention(b, e->qkv, d, e->model->info.n_heads, e->model->attention_scale,
-                  c->cu_seqlens, c->n_seqs, e->y);
+    op->attention(b, &(moe_attention){
+        .n_seqs = c->n_seqs, .n_heads = e->model->info.n_heads,
+        .head = d / e->model->info.n_heads, .scale = e->model->attention_scale,
+        .cu_q = c->cu_seqlens, .cu_k = c->cu_seqlens,
+        .q = e->qkv, .k = e->qkv + d, .v = e->qkv + 2 * d, .ldq = 3 * (size_t)d,
+        .ldkv = 3 * (size_t)d, .y = e->y, .ldy = (size_t)d,
+    });
     op->linear(b, &w->attention_out, MOE_ACT_NONE, e->y, n, e->z);
     op->add_norm(b, &w->attention_norm, e->z, e->x, n, e->x);
 }

@@ -1,4 +1,4 @@
-/* moefy's measuring commands as a user runs them: eval, inspect and bench. */
+/* moefy's measuring commands as a user runs them: eval and inspect. */
 #include "tests/support/moefy_cli.h"
 
 #define DEV "tests/data/sst2_dev.tsv"
@@ -225,7 +225,7 @@ static void a_regression_is_judged_by_correlation(void **state)
     command_free(&r);
 }
 
-/* ---- inspect and bench -------------------------------------------------------- */
+/* ---- inspect ------------------------------------------------------------------ */
 
 static void inspect_tells_what_a_model_is(void **state)
 {
@@ -290,50 +290,6 @@ static void inspect_draws_the_stored_curve(void **state)
     command_free(&r);
 }
 
-static void bench_times_shapes_and_models(void **state)
-{
-    (void)state;
-    cJSON *j = one_object(MOEFY("bench --shape minilm --batch 1,2 --seq 4 --ratio 1,0.25 "
-                                "--runs 2 --threads 2 --json"));
-    assert_true(number(j, "threads") == 2);
-    assert_true(number(cJSON_GetObjectItem(j, "peak"), "gflops") > 0);
-    assert_true(*text(j, "isa"));
-    const cJSON *row;
-    cJSON_ArrayForEach(row, list(j, "results", 4)) {
-        const cJSON *ms = cJSON_GetObjectItem(row, "ms");
-        assert_true(number(ms, "min") > 0 && number(ms, "min") <= number(ms, "median"));
-        assert_true(number(ms, "median") <= number(ms, "p90"));
-        assert_true(number(row, "gflops") > 0 && number(row, "runs") == 2);
-        assert_string_equal(text(row, "dtype"), "f32");
-        assert_true(number(row, "effective_ratio") == number(row, "ratio"));
-    }
-    cJSON_Delete(j);
-    static const char *const layers[] = {"ffn", "attention", "linear"};
-    for (int i = 0; i < 3; i++) {
-        command_result r = MOEFY("bench %s --layer %s --batch 2 --seq 3 --runs 1", tiny_moe,
-                                 layers[i]);
-        assert_done(&r);
-        assert_non_null(strstr(r.out, "\n    2      3       1 "));
-        command_free(&r);
-    }
-    j = one_object(MOEFY("bench %s --batch 3 --seq 40 --ratio 0.34 --runs 1 --json", tiny_moe));
-    cJSON_Delete(j);
-    command_result r = MOEFY("bench --peak");
-    assert_done(&r);
-    assert_non_null(strstr(r.out, "GF/s"));
-    command_free(&r);
-}
-
-static void wrong_options_of_bench_are_told(void **state)
-{
-    (void)state;
-    assert_fails(MOEFY("bench"), 2, "needs either the directory of a model or --shape");
-    assert_fails(MOEFY("bench --shape gpt"), 2, "expected one of: t5-large-enc4");
-    assert_fails(MOEFY("bench --shape minilm --dtype int8"), 2, "--dtype is 'int8'");
-    assert_fails(MOEFY("bench --shape minilm --seq 513"), 1, "takes at most 512 tokens");
-    assert_fails(MOEFY("bench --shape minilm --batch 0"), 2, "--batch is '0'");
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -349,8 +305,6 @@ int main(void)
         cmocka_unit_test(a_regression_is_judged_by_correlation),
         cmocka_unit_test(inspect_tells_what_a_model_is),
         cmocka_unit_test(inspect_draws_the_stored_curve),
-        cmocka_unit_test(bench_times_shapes_and_models),
-        cmocka_unit_test(wrong_options_of_bench_are_told),
     };
     return cmocka_run_group_tests(tests, set_up, NULL);
 }

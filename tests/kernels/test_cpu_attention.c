@@ -10,6 +10,24 @@ static moe_backend_shape shape_of(int d, int n_heads, int max_seq)
                                .n_heads = n_heads, .n_experts = 1};
 }
 
+/* Queries, keys and values side by side, of as many tokens each. */
+static moe_attention self_attention(const float *qkv, int d, int n_heads, float scale,
+                                    const int32_t *cu_seqlens, int n_seqs, float *y)
+{
+    return (moe_attention){
+        .n_seqs = n_seqs, .n_heads = n_heads, .head = d / n_heads, .cu_q = cu_seqlens,
+        .cu_k = cu_seqlens, .q = qkv, .k = qkv + d, .v = qkv + 2 * d, .ldq = 3 * (size_t)d,
+        .ldkv = 3 * (size_t)d, .scale = scale, .y = y, .ldy = (size_t)d,
+    };
+}
+
+static void attend(const machine *m, const float *qkv, int d, int n_heads, float scale,
+                   const int32_t *cu_seqlens, int n_seqs, float *y)
+{
+    moe_attention a = self_attention(qkv, d, n_heads, scale, cu_seqlens, n_seqs, y);
+    m->b->ops->attention(m->b, &a);
+}
+
 /* One output row of one head; tolerance: out, the bound on its elements' error. */
 static void plain_attention(const float *qkv, int d, int head, int column, float scale, int s,
                             int i, double *y, double *tolerance)
@@ -54,7 +72,7 @@ static void check_attention(const machine *m, const attention_case *a, float mag
     float *qkv = random_floats(r, 3 * (size_t)n * (size_t)a->d, magnitude);
     float *y = random_floats(r, (size_t)n * (size_t)a->d, NAN);
     float scale = 1 / sqrtf((float)head);
-    m->b->ops->attention(m->b, qkv, a->d, a->n_heads, scale, cu_seqlens, a->n_seqs, y);
+    attend(m, qkv, a->d, a->n_heads, scale, cu_seqlens, a->n_seqs, y);
     for (int sequence = 0; sequence < a->n_seqs; sequence++) {
         int s = a->lengths[sequence], step = s > 100 ? 41 : s > 40 ? 7 : 1;
         for (int h = 0; h < a->n_heads; h++)
@@ -153,18 +171,77 @@ static void a_sequence_has_the_same_bits_in_any_batch_on_any_threads(void **stat
             if (!machine_open(&m, all_isas[isa], threads[i], &shape))
                 break;
             if (i == 0)
-                m.b->ops->attention(m.b, qkv, D, HEADS, 0.2f, cu_seqlens, 4, all);
+                attend(&m, qkv, D, HEADS, 0.2f, cu_seqlens, 4, all);
             for (int s = 0; s < 4; s++) {
                 int first = cu_seqlens[s];
                 int32_t own[] = {0, cu_seqlens[s + 1] - first};
-                m.b->ops->attention(m.b, qkv + 3 * first * D, D, HEADS, 0.2f, own, 1,
-                                    alone + first * D);
+                attend(&m, qkv + 3 * first * D, D, HEADS, 0.2f, own, 1, alone + first * D);
             }
             assert_same_bits(all, alone, N * D, m.b->isa);
             machine_close(&m);
         }
         guarded_release();
     }
+}
+
+/* One output element with everything at once: queries apart from their keys, bias,
+ * and keys that are not seen. */
+static double plain_element(const moe_attention *a, int sequence, int h, int i, int c)
+{
+    int n_q = a->cu_q[sequence + 1] - a->cu_q[sequence];
+    int n_k = a->cu_k[sequence + 1] - a->cu_k[sequence], position = n_k - n_q + i;
+    int seen = a->causal ? position + 1 : n_k;
+    const float *q = a->q + (size_t)(a->cu_q[sequence] + i) * a->ldq + h * a->head;
+    const float *k = a->k + (size_t)a->cu_k[sequence] * a->ldkv + h * a->head;
+    const float *v = a->v + (size_t)a->cu_k[sequence] * a->ldkv + h * a->head;
+    double sum = 0, y = 0;
+    for (int t = 0; t < seen; t++) {
+        double score = 0;
+        for (int x = 0; x < a->head; x++)
+            score += (double)q[x] * k[(size_t)t * a->ldkv + (size_t)x];
+        score *= a->scale;
+        if (a->bias)
+            score += a->bias[h * (2 * a->span - 1) + t - position + a->span - 1];
+        sum += exp(score);
+        y += exp(score) * v[(size_t)t * a->ldkv + (size_t)c];
+    }
+    return y / sum;
+}
+
+static void queries_of_their_own_see_what_they_may_with_a_bias(void **state)
+{
+    (void)state;
+    enum { HEADS = 3, HEAD = 20, SEQS = 5, SPAN = 90, LDQ = 64, LDKV = 131, LDY = 70 };
+    static const int32_t cu_q[] = {0, 1, 1, 4, 70, 75}, cu_k[] = {0, 80, 83, 90, 156, 161};
+    moe_backend_shape shape = shape_of(HEADS * HEAD, HEADS, 90);
+    for (int isa = 0; isa < N_ISAS; isa++)
+        for (int form = 0; form < 4; form++) {
+            machine m;
+            if (!machine_open(&m, all_isas[isa], 1 + 2 * (form % 2), &shape))
+                continue;
+            rng r = rng_seed(7 + (uint64_t)form);
+            float *kv = random_floats(&r, 161 * LDKV, 1);
+            float *bias = random_floats(&r, HEADS * (2 * SPAN - 1), 2);
+            moe_attention a = {
+                .n_seqs = SEQS, .n_heads = HEADS, .head = HEAD, .cu_q = cu_q, .cu_k = cu_k,
+                .q = random_floats(&r, 75 * LDQ, 1), .k = kv, .v = kv + HEADS * HEAD,
+                .ldq = LDQ, .ldkv = LDKV, .scale = form < 2 ? 1 : 0.3f, .causal = form % 2,
+                .bias = form < 2 ? bias : NULL, .span = SPAN,
+                .y = random_floats(&r, 75 * LDY, NAN), .ldy = LDY,
+            };
+            m.b->ops->attention(m.b, &a);
+            for (int s = 0; s < SEQS; s++)
+                for (int i = 0; i < cu_q[s + 1] - cu_q[s]; i++)
+                    for (int x = 0; x < HEADS * HEAD; x++) /* scores within 22, values 1 */
+                        assert_near(a.y[(size_t)(cu_q[s] + i) * LDY + (size_t)x],
+                                    plain_element(&a, s, x / HEAD, i, x % HEAD),
+                                    (2 * (HEAD + 2) * 22 + 98) * (double)FLT_EPSILON, m.b->isa, i,
+                                    x);
+            for (int i = 0; i < 75; i++) /* columns past the heads stay */
+                assert_true(isnan(a.y[(size_t)i * LDY + HEADS * HEAD]));
+            guarded_release();
+            machine_close(&m);
+        }
 }
 
 int main(void)
@@ -174,6 +251,7 @@ int main(void)
         cmocka_unit_test(large_scores_do_not_overflow),
         cmocka_unit_test(softmax_matches_double_precision),
         cmocka_unit_test(a_sequence_has_the_same_bits_in_any_batch_on_any_threads),
+        cmocka_unit_test(queries_of_their_own_see_what_they_may_with_a_bias),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

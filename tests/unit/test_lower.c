@@ -197,7 +197,7 @@ static void what_is_wrong_with_a_lower_file_is_told(void **state)
     (void)state;
     write_lower(dir, MOE_I8);
     spoil(dir, "layers.1.qkv.scale", 3, NAN);
-    expect_refused(dir, "tensor 'layers.1.qkv.scale': value 3 of 192 is nan");
+    expect_refused(dir, "tensor 'layers.1.qkv.scale': value 3 of 160 is nan");
     spoil(dir, "layers.1.qkv.scale", 3, 0.01f);
     spoil(dir, "layers.1.ffn.scale2", 0, -1);
     expect_refused(dir, "tensor 'layers.1.ffn.scale2': value 0 of 64 is -1");
