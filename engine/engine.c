@@ -247,9 +247,12 @@ static chunk cut_chunk(moe_engine *e, const moe_batch *b, int first)
     };
 }
 
-static float *logits_of(const moe_engine *e, float *logits, int first)
+/* Where the logits of a sequence begin. */
+static float *logits_of(const moe_engine *e, const moe_batch *b, float *logits, int first)
 {
-    return logits + (size_t)first * (size_t)e->model->info.n_labels;
+    bool every_token = e->model->info.task == MOE_TASK_ANSWER;
+    size_t row = (size_t)(every_token ? b->cu_seqlens[first] : first);
+    return logits + row * (size_t)e->model->info.n_labels;
 }
 
 moe_status moe_forward(moe_engine *e, const moe_batch *batch, moe_output *out,
@@ -258,7 +261,7 @@ moe_status moe_forward(moe_engine *e, const moe_batch *batch, moe_output *out,
     moe_status status = check_batch(e, batch, err);
     for (int first = 0; status == MOE_OK && first < batch->n_seqs;) {
         chunk c = cut_chunk(e, batch, first);
-        c.logits = logits_of(e, out->logits, first);
+        c.logits = logits_of(e, batch, out->logits, first);
         c.effective_ratio = out->effective_ratio ? out->effective_ratio + first : NULL;
         c.mass = out->mass ? out->mass + first : NULL;
         status = bert_forward(e, &c, err);
@@ -339,7 +342,7 @@ moe_status moe_step_head(moe_engine *e, const moe_batch *b, const float *x,
     moe_status status = check_batch(e, b, err);
     for (int first = 0; status == MOE_OK && first < b->n_seqs;) {
         chunk c = cut_chunk(e, b, first);
-        c.logits = logits_of(e, logits, first);
+        c.logits = logits_of(e, b, logits, first);
         e->backend->ops->put(e->backend, e->x, x + first_float(e, b, first),
                              chunk_bytes(e, &c));
         bert_head(e, &c);

@@ -17,7 +17,7 @@ typedef struct {
     const int32_t *cu_seqlens;      /* [n_seqs + 1] */
     const int32_t *ids, *types;     /* [n_tokens]; types may be NULL */
     const moe_selection *selection; /* [n_seqs], NULL: dense */
-    float *logits;                  /* out [n_seqs, n_labels] */
+    float *logits;                  /* out [n_seqs, n_labels]; ANSWER: [n_tokens, 2] */
     double *effective_ratio, *mass; /* out [n_seqs], or NULL */
     bool uncounted;                 /* stays out of the statistics */
 } chunk;

@@ -60,6 +60,8 @@ typedef enum {
     MOE_TASK_CLASSIFY,    /* one label of several: softmax over the logits */
     MOE_TASK_MULTI_LABEL, /* any labels: sigmoid of each logit */
     MOE_TASK_REGRESS,     /* one raw number */
+    MOE_TASK_ANSWER,      /* where in a text the answer begins and ends: two logits to
+                             every token, labelled "start" and "end" */
 } moe_task;
 
 /* How a token's experts follow from its router scores. */
@@ -210,7 +212,7 @@ typedef struct {
 
 /* Filled by moe_forward into arrays of the caller. */
 typedef struct {
-    float *logits;           /* [n_seqs, n_labels] */
+    float *logits;           /* [n_seqs, n_labels]; of ANSWER [tokens, 2] */
     double *effective_ratio; /* [n_seqs] neurons computed / neurons, or NULL */
     double *mass;            /* [n_seqs] share of positive activation kept, or
                                 NULL; asking for it computes every neuron */
@@ -261,13 +263,62 @@ moe_status moe_step_attention(moe_engine *e, int layer, const moe_batch *b, floa
  * that b->selection asks for, residual, norm). */
 moe_status moe_step_ffn(moe_engine *e, int layer, const moe_batch *b, float *x,
                         moe_error *err);
-/* Rows that leave the last layer to logits [n_seqs, n_labels]. */
+/* Rows that leave the last layer to logits as moe_output has them. */
 moe_status moe_step_head(moe_engine *e, const moe_batch *b, const float *x,
                          float *logits, moe_error *err);
 
-/* Logits to what the task calls scores: softmax, sigmoid or the raw value.
- * logits, scores [n_labels]; may be the same array. */
+/* Logits to what the task calls scores: softmax, sigmoid or the raw value. Not for
+ * ANSWER. logits, scores [n_labels]; may be the same array. */
 void moe_scores(const moe_model *m, const float *logits, float *scores);
+
+/* ---- question answering ----------------------------------------------- */
+
+/* A question about a text, asked of a model of the task ANSWER. */
+typedef struct {
+    const char *question; size_t question_bytes;
+    const char *context;  size_t context_bytes;
+    int max_seq_len;      /* tokens of a window; 0: 384 or the model's limit */
+    int doc_stride;       /* tokens that windows share; 0: half a window or 128 */
+    int max_question_len; /* tokens; a longer question is cut; 0: 64 */
+    int max_windows;      /* more are MOE_E_LIMIT; 0: 4096 */
+    bool strict_utf8;     /* as in moe_text */
+} moe_question;
+
+/* A text longer than a window is read in several: each the whole question and as
+ * much of the context as fits, the next one beginning doc_stride tokens before its
+ * end. Hugging Face's question-answering pipeline cuts in the same places. */
+typedef struct {
+    int n;
+    moe_tokens *windows;  /* [n], with spans: which 0 the question's, 1 the context's */
+} moe_windows;
+/* MOE_E_ARGUMENT: a length out of range, a question that leaves no room. On success
+ * the caller owns *out: moe_windows_free. Any thread. */
+moe_status moe_windows_make(const moe_model *m, const moe_question *q, moe_windows *out,
+                            moe_error *err);
+void moe_windows_free(moe_windows *w);
+
+typedef struct {
+    int top_k;           /* answers wanted; 0: 1 */
+    int max_answer_len;  /* tokens; 0: 15 */
+    bool allow_none;     /* "no answer" is one of them (handle_impossible_answer) */
+    bool cut_words;      /* an answer may begin or end within a word */
+} moe_answer_options;
+
+/* Code points [start, end) of the context, and the same in bytes; all 0: none. */
+typedef struct {
+    int32_t start, end;
+    size_t first_byte, end_byte;
+    double score;
+} moe_answer;
+
+/* The best answers by P(start) P(end) in each window (Devlin et al. 2018, section 4.2,
+ * with a softmax over context and [CLS]), best first. What differs only in case is one
+ * answer with the sum of the scores, as the pipeline has it. logits [w->n]: of each
+ * window, rows of moe_output. answers [top_k]: out; returns how many, -1: out of
+ * memory. Any thread. */
+int moe_answers_find(const moe_model *m, const moe_question *q, const moe_windows *w,
+                     const float *const *logits, const moe_answer_options *o,
+                     moe_answer *answers);
 
 /* ---- routing statistics ---------------------------------------------- */
 

@@ -52,8 +52,21 @@ void bert_ffn(moe_engine *e, const chunk *c, int layer)
     b->ops->add_norm(b, &w->ffn_norm, e->z, e->x, n, e->x);
 }
 
+/* The classifier on every token. */
+static void answer_head(moe_engine *e, const chunk *c)
+{
+    moe_backend *b = e->backend;
+    b->ops->linear(b, &e->weights.classifier, MOE_ACT_NONE, e->x, c->n_tokens, e->logits);
+    b->ops->download(b, c->logits, e->logits,
+                     (size_t)c->n_tokens * (size_t)e->model->info.n_labels * sizeof(float));
+}
+
 void bert_head(moe_engine *e, const chunk *c)
 {
+    if (e->model->info.task == MOE_TASK_ANSWER) {
+        answer_head(e, c);
+        return;
+    }
     moe_backend *b = e->backend;
     int d = e->model->info.d_model, n_labels = e->model->info.n_labels;
     for (int s = 0; s < c->n_seqs; s++)

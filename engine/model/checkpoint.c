@@ -73,12 +73,13 @@ static void check_tensor(loader *l, const st_tensor *t, int rows, int columns)
 }
 
 /* The tensor [rows, columns] ([rows] if columns is 0), checked; NULL once
- * anything has failed. The classifier has no prefix in either form. */
+ * anything has failed. A head has no prefix in either form. */
 static const st_tensor *need(loader *l, const char *name, int rows, int columns)
 {
     if (l->status)
         return NULL;
-    const char *prefix = strncmp(name, "classifier.", 11) == 0 ? "" : l->prefix;
+    bool head = strncmp(name, "classifier.", 11) == 0 || strncmp(name, "qa_outputs.", 11) == 0;
+    const char *prefix = head ? "" : l->prefix;
     const st_tensor *t = safetensors_find(l->m->files, name_of("%s%s", prefix, name).text);
     char expected[200];
     const int64_t shape[2] = {rows, columns};
@@ -238,14 +239,17 @@ moe_status checkpoint_load(moe_model_memory *m, moe_weights *w, moe_error *err)
     loader l = {.m = m, .prefix = safetensors_find(m->files, words) ? "" : "bert.",
                 .err = err};
     const tensor_name pooler = {"pooler.dense"}, classifier = {"classifier"};
+    const tensor_name positions = {"qa_outputs"};
     w->words = load_table(&l, words, c->n_vocab);
     w->positions = load_table(&l, "embeddings.position_embeddings.weight", c->max_positions);
     w->types = load_table(&l, "embeddings.token_type_embeddings.weight", c->n_types);
     w->embed_norm = load_norm(&l, "embeddings.LayerNorm");
     for (int i = 0; i < c->n_layers && !l.status; i++)
         load_layer(&l, i, &w->layers[i]);
-    w->pooler = load_linear(&l, &pooler, 1, c->d_model, c->d_model);
-    w->classifier = load_linear(&l, &classifier, 1, c->n_labels, c->d_model);
+    if (c->task != MOE_TASK_ANSWER)
+        w->pooler = load_linear(&l, &pooler, 1, c->d_model, c->d_model);
+    w->classifier = load_linear(&l, c->task == MOE_TASK_ANSWER ? &positions : &classifier, 1,
+                                c->n_labels, c->d_model);
     free(l.scratch);
     return l.status;
 }

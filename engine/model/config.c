@@ -40,20 +40,31 @@ static moe_status expect_string(const model_config *c, const char *key,
     return MOE_OK;
 }
 
+/* The heads that are known, by architecture. */
+static const struct { const char *name; bool answers; } heads[] = {
+    {"BertForSequenceClassification", false},
+    {"BertForQuestionAnswering", true},
+};
+
 static moe_status read_architecture(model_config *c, moe_error *err)
 {
-    const char *expected = "BertForSequenceClassification";
+    static const char expected[] = "BertForSequenceClassification\" or "
+                                   "\"BertForQuestionAnswering";
     const cJSON *list = cJSON_GetObjectItemCaseSensitive(c->root, "architectures");
     const cJSON *first = cJSON_IsArray(list) ? list->child : NULL;
     if (!cJSON_IsString(first) || first->next)
         return moe_fail(err, MOE_E_FORMAT,
                         "%s: architectures is not an array of one name, expected [\"%s\"]",
                         c->path, expected);
-    if (strcmp(first->valuestring, expected) != 0)
+    for (size_t i = 0; i < sizeof heads / sizeof *heads; i++)
+        if (strcmp(first->valuestring, heads[i].name) == 0) {
+            c->architecture = first->valuestring;
+            c->task = heads[i].answers ? MOE_TASK_ANSWER : MOE_TASK_CLASSIFY;
+        }
+    if (!c->architecture)
         return moe_fail(err, MOE_E_UNSUPPORTED,
                         "%s: architectures is [\"%.100s\"], expected [\"%s\"]", c->path,
                         first->valuestring, expected);
-    c->architecture = first->valuestring;
     return expect_string(c, "model_type", "bert", NULL, err);
 }
 
@@ -205,8 +216,22 @@ static moe_status check_label2id(const model_config *c, moe_error *err)
     return MOE_OK;
 }
 
+/* Of every token: whether an answer starts or ends there. */
+static moe_status label_positions(model_config *c, moe_error *err)
+{
+    c->n_labels = 2;
+    c->labels = calloc(2, sizeof *c->labels);
+    if (!c->labels)
+        return moe_fail(err, MOE_E_MEMORY, "%s: out of memory", c->path);
+    c->labels[0] = "start";
+    c->labels[1] = "end";
+    return MOE_OK;
+}
+
 static moe_status read_labels(model_config *c, moe_error *err)
 {
+    if (c->task == MOE_TASK_ANSWER)
+        return label_positions(c, err);
     const cJSON *map = cJSON_GetObjectItemCaseSensitive(c->root, "id2label");
     int64_t n = 0;
     bool named = cJSON_IsObject(map);
@@ -239,6 +264,8 @@ static moe_status read_task(model_config *c, moe_error *err)
         {"regression", MOE_TASK_REGRESS, 1, 1},
     };
     const char *v, *missing = known[c->n_labels == 1 ? 2 : 0].name;
+    if (c->task == MOE_TASK_ANSWER)
+        return MOE_OK;
     moe_status status =
         json_string_or(c->root, c->path, "problem_type", missing, &v, err);
     if (status)

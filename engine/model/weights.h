@@ -91,7 +91,7 @@ typedef struct {
     moe_norm embed_norm;
     int n_layers;
     moe_layer *layers;           /* [n_layers] */
-    moe_linear pooler;           /* tanh */
+    moe_linear pooler;           /* tanh; n 0: none, the classifier reads every token */
     moe_linear classifier;       /* n = n_labels */
 } moe_weights;
 
