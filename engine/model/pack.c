@@ -64,6 +64,14 @@ void unpack_linear(const float *packed, int n, int k, float *rows)
     }
 }
 
+moe_linear pack_linear_columns(const moe_linear *w, int first, int n)
+{
+    moe_linear part = {.n = n, .k = w->k};
+    part.w = w->w + (size_t)first * (size_t)w->k; /* whole panels of [k][32] */
+    part.b = w->b ? w->b + first : NULL;
+    return part;
+}
+
 /* The source neuron at place e * 32 + j, or -1. */
 static int source_of(const int32_t *neurons, int d_ff, int e, int j)
 {

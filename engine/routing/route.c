@@ -5,6 +5,12 @@
  * has all experts takes the dense path; otherwise the chunk is routed as a whole, and a
  * dense sequence's tokens select all experts (the same bits as the dense path). Scores
  * come from the layer's router, or from one of the controls that evaluation asks for.
+ *
+ * Where the head reads first tokens only, the last layer's others need no experts: a
+ * budget of pairs that a sequence has for that layer is its first token's. The effective
+ * ratio stays a share of all tokens' neurons in all layers: those others count with
+ * what their sequence's choice grants them, computed or not.
+ *
  * Runs on the engine's thread; the backend does the arithmetic. */
 #include "engine/routing/route.h"
 
@@ -59,6 +65,7 @@ static void choose(moe_engine *e, const chunk *c, int seq)
     bool by_pairs = policy == MOE_POLICY_SEQUENCE &&
                     ratio_to_means(info, ratio, e->layer_means);
     ratio_to_experts(info, ratio, e->layer_experts);
+    e->spare_pairs[seq] = -1;
     for (int l = 0; l < e->weights.n_layers; l++) {
         int n_experts = e->weights.layers[l].ffn.n_experts;
         moe_choice *out = &choices_of(e, l)[seq];
@@ -71,6 +78,11 @@ static void choose(moe_engine *e, const chunk *c, int seq)
             *out = (moe_choice){.threshold = e->layer_thresholds[l]};
         else
             *out = (moe_choice){.k = e->layer_experts[l]};
+        if (out->n_pairs && l == e->weights.n_layers - 1 && reads_first_tokens(e)) {
+            int k = out->n_pairs < n_experts ? out->n_pairs : n_experts;
+            e->spare_pairs[seq] = out->n_pairs - k;
+            *out = (moe_choice){.k = k};
+        }
     }
 }
 
@@ -136,6 +148,23 @@ static void score(moe_engine *e, const chunk *c, int layer, moe_selector selecto
     }
 }
 
+/* What a sequence's tokens are granted, if those of the chunk computed `kept` neurons:
+ * the first token's share for each, or the budget that it left over. By threshold nobody
+ * knows what the others would have had: nothing. */
+static uint64_t granted(const moe_engine *e, const chunk *c, int layer, int seq, uint64_t kept)
+{
+    if (!c->whole)
+        return kept;
+    const moe_choice *choice = &choices_of(e, layer)[seq];
+    uint64_t others = (uint64_t)(c->whole[seq + 1] - c->whole[seq] - 1);
+    uint64_t most = others * (uint64_t)e->weights.layers[layer].ffn.d_ff;
+    if (e->spare_pairs[seq] >= 0) {
+        uint64_t spare = (uint64_t)e->spare_pairs[seq] * MOE_EXPERT_SIZE;
+        return kept + (spare < most ? spare : most);
+    }
+    return choice->k ? kept * (1 + others) : kept;
+}
+
 /* Adds the layer's selection to the sequences' sums and the statistics. */
 static void count_route(moe_engine *e, const chunk *c, int layer)
 {
@@ -155,7 +184,7 @@ static void count_route(moe_engine *e, const chunk *c, int layer)
             kept += (uint64_t)real[r->expert[i]];
             e->expert_tokens[r->expert[i]] += counted;
         }
-        e->kept_neurons[s] += kept;
+        e->kept_neurons[s] += granted(e, c, layer, s, kept);
     }
     if (!c->uncounted)
         routing_stats_add_layer(&e->stats, layer, e->expert_tokens);
@@ -168,7 +197,7 @@ static void count_dense(moe_engine *e, const chunk *c, int layer)
     uint64_t d_ff = (uint64_t)e->weights.layers[layer].ffn.d_ff, counted = 0;
     for (int s = 0; s < c->n_seqs; s++) {
         uint64_t n = (uint64_t)(c->cu_seqlens[s + 1] - c->cu_seqlens[s]);
-        e->kept_neurons[s] += n * d_ff;
+        e->kept_neurons[s] += granted(e, c, layer, s, n * d_ff);
         counted += is_sparse(c, s) ? n : 0;
     }
     for (int x = 0; x < n_experts; x++)
