@@ -29,8 +29,8 @@ moe_status backward_weights_create(const moe_model *m, backward_weights *w,
 void backward_weights_load(backward_weights *w, const moe_model *m, int layer)
 {
     const moe_layer *l = &m->weights.layers[layer];
-    unpack_linear(l->qkv.w, l->qkv.n, l->qkv.k, w->qkv_w);
-    unpack_linear(l->attention_out.w, l->attention_out.n, l->attention_out.k, w->out_w);
+    unpack_linear(&l->qkv, w->qkv_w);
+    unpack_linear(&l->attention_out, w->out_w);
     unpack_w1(&l->ffn, w->w1);
     unpack_b1(&l->ffn, w->b1);
     unpack_w2(&l->ffn, w->w2);

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "convert/bench_print.h"
+#include "engine/model/lower.h"
 
 static const char usage[] =
     "moefy bench MODEL [options]   or   moefy bench --shape NAME [options]\n"
@@ -16,7 +17,7 @@ enum { MAX_LIST = 32, MAX_RUNS = 10000, MAX_BATCH = 4096, MAX_SEQ = 65536,
        MAX_TOKENS = 1 << 22 };
 static const double peak_seconds = 0.3;
 
-static const char *const dtypes[] = {"f32", NULL};
+static const char *const dtypes[] = {"f32", "bf16", "int8", NULL};
 static const char *const routings[] = {"model", "random", NULL};
 
 typedef struct {
@@ -188,7 +189,8 @@ static int parse(int argc, char **argv, arguments *a)
          "token ids, one sequence a line: the one batch to time"},
         {"--routing", OPT_STRING, &a->routing, 0, 0, "KIND",
          "model or random (default: the model's router, where it has one)"},
-        {"--dtype", OPT_STRING, &a->dtype, 0, 0, "TYPE", "of the weights: f32"},
+        {"--dtype", OPT_STRING, &a->dtype, 0, 0, "TYPE",
+         "of a shape's weights: f32, bf16 or int8 (default f32)"},
         {"--backend", OPT_STRING, &a->backend_text, 0, 0, "NAME",
          "auto, cpu or cuda (default auto)"},
         {"--threads", OPT_INT, &a->threads, 0, 1024, "N",
@@ -212,10 +214,12 @@ static int bench_shape(arguments *a)
     moe_error err;
     for (int i = 0; model_shapes[i].name; i++)
         names[i] = model_shapes[i].name;
+    moe_dtype dtype = MOE_F32;
+    lower_find(a->dtype, &dtype);
     int i = cli_choice("bench", "--shape", a->shape, names);
     if (i < 0)
         return EXIT_USAGE;
-    moe_status status = shape_model_create(&model_shapes[i], &m, &err);
+    moe_status status = shape_model_create(&model_shapes[i], dtype, &m, &err);
     if (status == MOE_OK)
         status = run(a, &model_shapes[i], m, &err);
     shape_model_free(m);

@@ -10,6 +10,7 @@
 #include "convert/interrupt.h"
 #include "convert/json.h"
 #include "convert/write.h"
+#include "engine/model/lower.h"
 
 static const char usage[] =
     "moefy convert SRC -o OUT --calibrate FILE [options]\n"
@@ -54,7 +55,7 @@ static int parse(int argc, char **argv, arguments *a)
          "neurons of an expert: 32"},
         {"--layers", OPT_STRING, &a->layers, 0, 0, "LIST",
          "layers to convert, as in 0-3,5 (default all)"},
-        {"--dtype", OPT_STRING, &a->dtype, 0, 0, "TYPE", "of the weights: f32"},
+        {"--dtype", OPT_STRING, &a->dtype, 0, 0, "TYPE", "of the weights: f32, bf16 or int8 (default f32)"},
         {"--seed", OPT_UINT64, &a->seed, 0, 0, "N",
          "the same seed gives the same model (default 1)"},
         {"--threads", OPT_INT, &a->threads, 0, 1024, "N",
@@ -170,8 +171,8 @@ static int check(const arguments *a, convert_options *o)
     if (a->expert_size != MOE_EXPERT_SIZE)
         return cli_usage("--expert-size is %d, expected %d", a->expert_size,
                          MOE_EXPERT_SIZE);
-    if (strcmp(a->dtype, "f32") != 0)
-        return cli_usage("--dtype is '%s', expected f32", a->dtype);
+    if (!lower_find(a->dtype, &o->dtype))
+        return cli_usage("--dtype is '%s', expected f32, bf16 or int8", a->dtype);
     if (a->seed > max_seed)
         return cli_usage("--seed is %llu, expected at most %llu",
                          (unsigned long long)a->seed, (unsigned long long)max_seed);

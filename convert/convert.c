@@ -22,6 +22,7 @@
 #include "convert/convert.h"
 #include "convert/interrupt.h"
 #include "convert/layer_stage.h"
+#include "convert/quantize.h"
 #include "convert/refit.h"
 #include "convert/sensitivity.h"
 
@@ -310,6 +311,9 @@ static moe_status run(conversion *v, moe_error *err)
         status = refit_all(v, err);
     if (status == MOE_OK)
         status = find_budgets(v, err);
+    if (status == MOE_OK)
+        status = quantize_model(v->m, v->pool, v->workers, &v->train, v->o->dtype, v->bar,
+                                v->out, err);
     if (status == MOE_OK)
         status = curve_measure(&v->out->model, v->pool, &v->held_out, v->data, v->bar,
                                &v->out->fidelity, err);

@@ -21,6 +21,7 @@ typedef struct {
     const bool *wanted;     /* [n_layers]: layers to convert */
     uint64_t seed;
     int max_tokens;
+    moe_dtype dtype;        /* of the layers' linear weights */
     int n_threads;          /* 0: as many as moe_pool_create takes */
     const char *spool_dir;  /* where captured rows may lie */
     resume *resume;         /* finished layers are kept there and found again */

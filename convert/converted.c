@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "convert/converted.h"
+#include "engine/model/lower.h"
 #include "engine/model/pack.h"
 
 /* Arrays of one layer; each is made once, at the first put. */
@@ -15,6 +16,7 @@ typedef struct {
 struct converted_memory {
     moe_layer *layers;
     layer_arrays *arrays; /* [n_layers] */
+    moe_layer *lower;     /* [n_layers] whose linear weights are owned; zeros: none */
 };
 
 moe_status converted_create(const moe_model *m, const bool *wanted, converted *out,
@@ -28,9 +30,10 @@ moe_status converted_create(const moe_model *m, const bool *wanted, converted *o
     if (out->memory) {
         out->memory->layers = malloc(n * sizeof(moe_layer));
         out->memory->arrays = calloc(n, sizeof(layer_arrays));
+        out->memory->lower = calloc(n, sizeof(moe_layer));
     }
     if (!out->layers || !out->wanted || !out->memory || !out->memory->layers ||
-        !out->memory->arrays)
+        !out->memory->arrays || !out->memory->lower)
         return moe_fail(err, MOE_E_MEMORY, "no memory for %d layers", m->weights.n_layers);
     memcpy(out->wanted, wanted, n * sizeof *wanted);
     memcpy(out->memory->layers, m->weights.layers, n * sizeof(moe_layer));
@@ -52,7 +55,13 @@ void converted_free(converted *c)
         free(a->second);
         free(a->second_bias);
     }
+    for (int l = 0; c->memory && c->memory->lower && l < c->model.weights.n_layers; l++) {
+        lower_linear_release(&c->memory->lower[l].qkv);
+        lower_linear_release(&c->memory->lower[l].attention_out);
+        lower_ffn_release(&c->memory->lower[l].ffn);
+    }
     if (c->memory) {
+        free(c->memory->lower);
         free(c->memory->arrays);
         free(c->memory->layers);
     }
@@ -148,6 +157,24 @@ moe_status converted_put_router(converted *c, int layer, const router_rows *r,
         !pack_router_linear(r->second, r->second_bias, n, width, &a->second,
                             &a->second_bias, &to->router.second))
         return no_memory(layer, err);
+    return MOE_OK;
+}
+
+moe_status converted_lower(converted *c, int layer, moe_dtype t, const float *qkv,
+                           const float *in, const float *hidden, moe_error *err)
+{
+    moe_layer *to = &c->memory->layers[layer], *lower = &c->memory->lower[layer];
+    moe_status status = lower_linear(&to->qkv, t, qkv, &lower->qkv, err);
+    if (status == MOE_OK)
+        status = lower_linear(&to->attention_out, t, NULL, &lower->attention_out, err);
+    if (status == MOE_OK)
+        status = lower_ffn(&to->ffn, t, in, hidden, &lower->ffn, err);
+    if (status != MOE_OK)
+        return status;
+    to->qkv = lower->qkv;
+    to->attention_out = lower->attention_out;
+    to->ffn = lower->ffn;
+    c->model.info.dtype = lower_name(t);
     return MOE_OK;
 }
 

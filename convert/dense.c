@@ -169,7 +169,7 @@ static bool unpack(const tensor *t, float *values)
     float *all = malloc((size_t)linear->n * (size_t)linear->k * sizeof *all);
     if (!all)
         return false;
-    unpack_linear(linear->w, linear->n, linear->k, all);
+    unpack_linear(linear, all);
     memcpy(values, all + (size_t)t->first_row * (size_t)linear->k,
            floats_of(t) * sizeof *values);
     free(all);

@@ -188,7 +188,7 @@ static const moe_ratio_row *selected_row(const moe_model_info *info)
 
 static void take_linear(const moe_linear *l, float *rows, float *bias)
 {
-    unpack_linear(l->w, l->n, l->k, rows);
+    unpack_linear(l, rows);
     if (l->b)
         memcpy(bias, l->b, (size_t)l->n * sizeof *bias);
 }

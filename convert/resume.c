@@ -211,11 +211,10 @@ moe_status resume_keep_layer(const resume *r, int stage, int layer, const conver
     } else {
         memcpy(p.neurons, from->ffn.neurons, p.parts[1].n);
         memcpy(p.frequency, router->frequency, p.parts[2].n);
-        unpack_linear(router->first.w, router->first.n, router->first.k, p.router.first);
+        unpack_linear(&router->first, p.router.first);
         memcpy(p.router.first_bias, router->first.b, p.parts[4].n);
         if (two) {
-            unpack_linear(router->second.w, router->second.n, router->second.k,
-                          p.router.second);
+            unpack_linear(&router->second, p.router.second);
             memcpy(p.router.second_bias, router->second.b, p.parts[6].n);
         }
         name_of(name, stage, layer, "rows");

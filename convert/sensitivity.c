@@ -265,8 +265,8 @@ static moe_status unpack_head(job *j, moe_error *err)
     j->classifier = malloc((size_t)c->n * (size_t)c->k * sizeof *j->classifier);
     if (!j->pooler || !j->classifier)
         return moe_fail(err, MOE_E_MEMORY, "no memory for a head of %d labels", c->n);
-    unpack_linear(p->w, p->n, p->k, j->pooler);
-    unpack_linear(c->w, c->n, c->k, j->classifier);
+    unpack_linear(p, j->pooler);
+    unpack_linear(c, j->classifier);
     return MOE_OK;
 }
 

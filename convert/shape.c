@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "engine/model/model.h"
+#include "engine/model/lower.h"
 #include "engine/model/pack.h"
 
 enum { VOCABULARY = 1000, POSITIONS = 512, TYPES = 2, LABELS = 2, ALIGN = 64 };
@@ -32,6 +33,7 @@ typedef struct {
     float *floats;   /* NULL while counting */
     size_t n_floats;
     uint64_t random;
+    bool lower;      /* the layers' linear weights are arrays of their own */
 } shape_memory;
 
 /* n floats from the block, 64-byte aligned, uniform with the given standard
@@ -121,7 +123,28 @@ static void describe(shape_memory *s, const model_shape *shape)
     };
 }
 
-moe_status shape_model_create(const model_shape *shape, moe_model **out, moe_error *err)
+/* Zeroes what cannot be made, so that all can be released. */
+static moe_status lower_layers(shape_memory *s, moe_dtype t, moe_error *err)
+{
+    moe_status status = MOE_OK;
+    s->lower = true;
+    for (int l = 0; l < s->model.info.n_layers; l++) {
+        moe_layer f32 = s->layers[l], *to = &s->layers[l];
+        to->qkv = to->attention_out = (moe_linear){.n = 0};
+        to->ffn = (moe_ffn){.d = 0};
+        if (status == MOE_OK)
+            status = lower_linear(&f32.qkv, t, NULL, &to->qkv, err);
+        if (status == MOE_OK)
+            status = lower_linear(&f32.attention_out, t, NULL, &to->attention_out, err);
+        if (status == MOE_OK)
+            status = lower_ffn(&f32.ffn, t, NULL, NULL, &to->ffn, err);
+    }
+    s->model.info.dtype = lower_name(t);
+    return status;
+}
+
+moe_status shape_model_create(const model_shape *shape, moe_dtype dtype, moe_model **out,
+                              moe_error *err)
 {
     shape_memory *s = calloc(1, sizeof *s);
     *out = NULL;
@@ -137,8 +160,12 @@ moe_status shape_model_create(const model_shape *shape, moe_model **out, moe_err
     }
     take_weights(s, shape);
     describe(s, shape);
-    *out = &s->model;
-    return MOE_OK;
+    moe_status status = dtype == MOE_F32 ? MOE_OK : lower_layers(s, dtype, err);
+    if (status == MOE_OK)
+        *out = &s->model;
+    else
+        shape_model_free(&s->model);
+    return status;
 }
 
 void shape_model_free(moe_model *m)
@@ -146,6 +173,11 @@ void shape_model_free(moe_model *m)
     shape_memory *s = (shape_memory *)m;
     if (!s)
         return;
+    for (int l = 0; s->lower && l < s->model.info.n_layers; l++) {
+        lower_linear_release(&s->layers[l].qkv);
+        lower_linear_release(&s->layers[l].attention_out);
+        lower_ffn_release(&s->layers[l].ffn);
+    }
     free(s->floats);
     free(s->layers);
     free(s);

@@ -3,7 +3,7 @@
 #ifndef CONVERT_SHAPE_H
 #define CONVERT_SHAPE_H
 
-#include "engine/moe.h"
+#include "engine/model/weights.h"
 
 typedef struct {
     const char *name;
@@ -17,7 +17,8 @@ extern const model_shape model_shapes[]; /* ended by a NULL name */
 /* A classifier of that shape: BERT-style post-norm layers over random weights, a
  * vocabulary of 1,000, up to 512 tokens, no router (MOE_SELECT_RANDOM routes it).
  * Equal shapes get equal weights. shape_model_free, not moe_model_close. */
-moe_status shape_model_create(const model_shape *shape, moe_model **out, moe_error *err);
+moe_status shape_model_create(const model_shape *shape, moe_dtype dtype, moe_model **out,
+                              moe_error *err);
 void shape_model_free(moe_model *m);
 
 #endif

@@ -10,6 +10,7 @@
 
 #include "convert/card.h"
 #include "convert/write.h"
+#include "engine/model/lower.h"
 #include "engine/model/moefied.h"
 #include "engine/model/sha256.h"
 #include "engine/model/tokenizer_files.h"
@@ -221,7 +222,7 @@ static moe_status add_moefication(json *config, const moe_model *m, const conver
     json_add_int(moe, "format_version", 1);
     json_add_int(moe, "expert_size", MOE_EXPERT_SIZE);
     json_add_int(moe, "n_experts", m->info.n_experts);
-    json_add_string(moe, "dtype", "f32");
+    json_add_string(moe, "dtype", lower_name(o->dtype));
     json_add_string(moe, "split", o->split->name);
     add_router(moe, c, o);
     json *layers = json_add(moe, "layers", json_array());

@@ -98,7 +98,7 @@ typedef struct {
     int n_labels;
     const char *const *labels; /* [n_labels], by id */
     const char *activation;    /* "relu", "gelu", "gelu_new" */
-    const char *dtype;         /* of the linear weights in use: "f32" */
+    const char *dtype;         /* of the layers' linear weights: "f32", "bf16" or "int8" */
     int n_experts;             /* of a layer: ceil(d_ff / 32) */
     int expert_size;
     const char *router, *split; /* "" where not moefied */

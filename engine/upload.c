@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/model/pack.h"
+#include "engine/model/lower.h"
 
 typedef struct {
     moe_backend *b;
@@ -28,8 +28,11 @@ static const float *floats_up(uploader *u, const float *host, size_t n)
 
 static void linear_up(uploader *u, moe_linear *w)
 {
-    w->w = floats_up(u, w->w, pack_linear_floats(w->n, w->k));
+    size_t columns = lower_linear_bytes(MOE_I8, w->n, 1) / 4;
+    w->w = bytes_up(u, w->w, lower_linear_bytes(w->dtype, w->n, w->k));
     w->b = floats_up(u, w->b, (size_t)w->n);
+    w->scale = floats_up(u, w->scale, columns);
+    w->offset = bytes_up(u, w->offset, columns * sizeof *w->offset);
 }
 
 static void norm_up(uploader *u, moe_norm *w)
@@ -46,10 +49,16 @@ static void table_up(uploader *u, moe_table *w)
 static void ffn_up(uploader *u, moe_ffn *w)
 {
     size_t neurons = (size_t)w->n_experts * MOE_EXPERT_SIZE;
-    w->w1 = floats_up(u, w->w1, neurons * (size_t)w->d);
+    size_t columns = lower_w2_bytes(MOE_I8, 1, w->d) / MOE_EXPERT_SIZE;
+    w->w1 = bytes_up(u, w->w1, lower_linear_bytes(w->dtype, (int)neurons, w->d));
     w->b1 = floats_up(u, w->b1, neurons);
-    w->w2 = floats_up(u, w->w2, pack_w2_floats(w->n_experts, w->d));
+    w->w2 = bytes_up(u, w->w2, lower_w2_bytes(w->dtype, w->n_experts, w->d));
     w->b2 = floats_up(u, w->b2, (size_t)w->d);
+    w->scale1 = floats_up(u, w->scale1, neurons);
+    w->offset1 = bytes_up(u, w->offset1, neurons * sizeof *w->offset1);
+    w->scale2 = floats_up(u, w->scale2, columns);
+    w->offset2 =
+        bytes_up(u, w->offset2, (size_t)w->n_experts * columns * sizeof *w->offset2);
 }
 
 static void router_up(uploader *u, moe_router *w)

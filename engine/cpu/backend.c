@@ -80,7 +80,13 @@ static bool create_ffn_scratch(cpu_backend *b)
     size_t cuts = larger(CPU_OUT_TOKENS, sparse / 16) + 1;
     /* Dense planes are whole, so experts count up to a multiple of four. */
     size_t hidden = tokens * (experts + CPU_PLANE_EXPERTS - 1) * MOE_EXPERT_SIZE;
+    b->ld_low = ((size_t)b->shape.d_model / 2 + 16) / 16 * 16;
+    if (b->ld_low % 1024 == 0)
+        b->ld_low += 16;
     return alloc_floats(b, &b->hidden, hidden) &&
+           alloc_floats(b, &b->hidden_scale, b->max_pairs) &&
+           alloc_floats(b, &b->low_scale, (size_t)b->shape.max_tokens) &&
+           alloc_ints(b, (int32_t **)&b->low_x, (size_t)b->shape.max_tokens * b->ld_low) &&
            alloc_ints(b, &b->row, b->max_pairs) &&
            alloc_ints(b, &b->row_bound, experts + 1) &&
            alloc_ints(b, &b->cut, cuts * experts) &&
@@ -175,7 +181,8 @@ moe_status moe_cpu_backend(moe_pool *pool, const moe_backend_shape *shape,
     const cpu_kernels *kernels = cpu_kernels_find(isa);
     if (!kernels)
         return moe_fail(err, MOE_E_UNSUPPORTED,
-                        "MOE_ISA: expected c, avx2 or avx512 as this machine has it, "
+                        "MOE_ISA: expected c, avx2, avx2vnni, avx512, avx512vnni or "
+                        "avx512bf16 as this machine has it, "
                         "found '%s'", isa);
     moe_status status = check_shape(shape, err);
     if (status != MOE_OK)

@@ -40,6 +40,12 @@ typedef struct {
     int32_t *task_expert, *task_pair; /* [max_ffn_tasks] */
     size_t max_ffn_tasks;
 
+    /* Rows made lower, ld_low units apart: a multiple of 64 bytes, not of 4096. */
+    uint32_t *low_x;      /* [max_tokens][ld_low] */
+    size_t ld_low;
+    float *low_scale;     /* [max_tokens] of each, int8 only */
+    float *hidden_scale;  /* [max_pairs] of each hidden row, int8 only */
+
     float *pair_cut;      /* [max_tokens] of each sequence: see selection.c */
 
     float *router_x;      /* [CPU_ROUTER_ROWS][d_model] */
@@ -60,7 +66,11 @@ typedef struct {
     const float *x;
     size_t ldx;
     int n_rows, k, n;
-    const float *w, *bias;
+    const void *w;
+    const float *bias;
+    moe_dtype dtype;     /* of w; if not F32, plane_panels is 0 */
+    const float *scale;  /* of I8 */
+    const int32_t *offset;
     moe_activation act;
     float *y;
     size_t ldy;
@@ -68,6 +78,15 @@ typedef struct {
     size_t plane_stride; /* together, and the next ones plane_stride floats on */
 } cpu_product;
 void cpu_product_run(cpu_backend *b, const cpu_product *p);
+
+/* x [n_rows, k] made lower into b->low_x and b->low_scale, on all threads; lower.c. */
+void cpu_lower_rows(cpu_backend *b, moe_dtype t, const float *x, size_t ldx, int n_rows,
+                    int k);
+/* gemm of a dtype. */
+static inline void cpu_gemm_run(const cpu_kernels *kernels, moe_dtype t, const cpu_gemm *g)
+{
+    (t == MOE_BF16 ? kernels->gemm_bf16 : t == MOE_I8 ? kernels->gemm_i8 : kernels->gemm)(g);
+}
 
 /* The operations of backend.h. */
 void cpu_embed(moe_backend *b, const moe_weights *w, const int32_t *ids,
@@ -93,5 +112,16 @@ void cpu_ffn_dense(cpu_backend *b, const moe_ffn *w, const float *x, int n_token
                    float *y);
 void cpu_ffn_sparse(cpu_backend *b, const moe_ffn *w, const float *x, int n_tokens,
                     const int32_t *bound, const int32_t *expert, float *y);
+/* The same of bf16 or int8 experts; bound NULL: all of them; ffn_low.c. */
+void cpu_ffn_low(cpu_backend *b, const moe_ffn *w, const float *x, int n_tokens,
+                 const int32_t *bound, const int32_t *expert, float *y);
+
+/* What cpu_ffn_sparse and cpu_ffn_low share; ffn_plan.c. */
+/* Cuts every expert's pairs into hidden tasks of even size; returns how many. */
+int ffn_plan_hidden(cpu_backend *b, int n_experts);
+/* cut[part][e] .. cut[part + 1][e]: the pairs of expert e with part's tokens. */
+void ffn_plan_out(cpu_backend *b, int n_experts, int n_tokens, int token_parts);
+/* The next expert after e with pairs in the part; n_experts if none. */
+int ffn_next_expert(const int32_t *cut, const int32_t *cut_end, int e, int n_experts);
 
 #endif

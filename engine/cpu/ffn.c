@@ -94,7 +94,13 @@ void cpu_ffn(moe_backend *base, const moe_ffn *w, const float *x, int n_tokens,
     for (int t = 0; t < n_tokens; t += n) {
         const float *block_x = x + (size_t)t * (size_t)w->d;
         float *block_y = y + (size_t)t * (size_t)w->d;
-        if (route) {
+        if (w->dtype != MOE_F32 && !route) {
+            n = n_tokens - t < CPU_FFN_TOKENS ? n_tokens - t : CPU_FFN_TOKENS;
+            cpu_ffn_low(b, w, block_x, n, NULL, NULL, block_y);
+        } else if (w->dtype != MOE_F32) {
+            n = count_block(b, route, t, n_tokens);
+            cpu_ffn_low(b, w, block_x, n, route->bound + t, route->expert, block_y);
+        } else if (route) {
             n = count_block(b, route, t, n_tokens);
             cpu_ffn_sparse(b, w, block_x, n, route->bound + t, route->expert, block_y);
         } else {

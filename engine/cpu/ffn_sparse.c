@@ -20,28 +20,6 @@ typedef struct {
     float *y;
 } job;
 
-static const float *w1_of(const moe_ffn *w, int e)
-{
-    return w->w1 + (size_t)e * (size_t)w->d * MOE_EXPERT_SIZE;
-}
-
-/* Cuts every expert's pairs into tasks of even size; returns how many. */
-static int plan_hidden(cpu_backend *b, int n_experts)
-{
-    int n = 0;
-    for (int e = 0; e < n_experts; e++) {
-        int first = b->row_bound[e], rows = b->row_bound[e + 1] - first;
-        int parts = cpu_ceil(rows, CPU_PAIR_ROWS);
-        for (int i = 0; i < parts; i++, n++) {
-            b->task_expert[n] = e;
-            b->task_pair[n] = first + cpu_part(rows, parts, i);
-        }
-    }
-    b->task_expert[n] = n_experts;
-    b->task_pair[n] = b->row_bound[n_experts];
-    return n;
-}
-
 static void hidden_task(void *ctx, int task, int thread)
 {
     (void)thread;
@@ -51,7 +29,7 @@ static void hidden_task(void *ctx, int task, int thread)
     int e = b->task_expert[task], next = b->task_expert[task + 1];
     int first = b->task_pair[task], n_rows = b->task_pair[task + 1] - first;
     bool changes = next != e && next < w->n_experts;
-    const float *w1 = w1_of(w, e), *next_w1 = changes ? w1_of(w, next) : NULL;
+    const float *w1 = ffn_w1(w, e), *next_w1 = changes ? ffn_w1(w, next) : NULL;
     const float *a[CPU_PAIR_ROWS];
     float *c[CPU_PAIR_ROWS];
     float *hidden = b->hidden + (size_t)first * MOE_EXPERT_SIZE;
@@ -60,47 +38,10 @@ static void hidden_task(void *ctx, int task, int thread)
         a[i] = j->x + (size_t)token[i] * (size_t)w->d;
         c[i] = hidden + (size_t)i * MOE_EXPERT_SIZE;
     }
-    b->kernels->gemm(&(cpu_gemm){
-        .m = n_rows, .n = MOE_EXPERT_SIZE, .k = w->d, .a = a, .c = c,
-        .n_blocks = 1, .b = &w1, .ldb = MOE_EXPERT_SIZE,
-        .bias = w->b1 + (size_t)e * MOE_EXPERT_SIZE, .act = w->act,
-        .ahead = changes ? &next_w1 : NULL,
-    });
-}
-
-/* First of an expert's pairs, which ascend by token, at or after a token. */
-static int32_t find_token(const int32_t *row, int32_t low, int32_t high, int token)
-{
-    while (low < high) {
-        int32_t middle = low + (high - low) / 2;
-        if (row[middle] < token)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    return low;
-}
-
-/* cut[part][e] .. cut[part + 1][e] are the pairs of expert e with part's tokens. */
-static void plan_out(const job *j)
-{
-    const cpu_backend *b = j->b;
-    int n = j->w->n_experts;
-    for (int part = 0; part <= j->token_parts; part++) {
-        int token = cpu_part(j->n_tokens, j->token_parts, part);
-        for (int e = 0; e < n; e++)
-            b->cut[(size_t)part * (size_t)n + (size_t)e] =
-                find_token(b->row, b->row_bound[e], b->row_bound[e + 1], token);
-    }
-}
-
-/* The next expert after e with pairs in the part; n_experts if none. */
-static int next_expert(const int32_t *cut, const int32_t *cut_end, int e, int n_experts)
-{
-    do
-        e++;
-    while (e < n_experts && cut[e] == cut_end[e]);
-    return e;
+    cpu_gemm g = ffn_hidden_gemm(w, e, n_rows, a, c);
+    g.b = &w1;
+    g.ahead = changes ? &next_w1 : NULL;
+    b->kernels->gemm(&g);
 }
 
 static void out_task(void *ctx, int task, int thread)
@@ -117,9 +58,9 @@ static void out_task(void *ctx, int task, int thread)
     const float *a[CPU_OUT_TOKENS];
     float *c[CPU_OUT_TOKENS];
     ffn_tile_start(w, panel, n_rows, tile);
-    int next, e = next_expert(cut, cut_end, -1, w->n_experts);
+    int next, e = ffn_next_expert(cut, cut_end, -1, w->n_experts);
     for (; e < w->n_experts; e = next) {
-        next = next_expert(cut, cut_end, e, w->n_experts);
+        next = ffn_next_expert(cut, cut_end, e, w->n_experts);
         int n = cut_end[e] - cut[e];
         const float *hidden = b->hidden + (size_t)cut[e] * MOE_EXPERT_SIZE;
         const int32_t *token = b->row + cut[e];
@@ -145,9 +86,9 @@ void cpu_ffn_sparse(cpu_backend *b, const moe_ffn *w, const float *x, int n_toke
 {
     group_by_expert(bound, expert, n_tokens, w->n_experts, b->row_bound, b->row);
     job j = {.b = b, .w = w, .x = x, .n_tokens = n_tokens, .y = y};
-    pool_run(b->pool, hidden_task, &j, plan_hidden(b, w->n_experts));
+    pool_run(b->pool, hidden_task, &j, ffn_plan_hidden(b, w->n_experts));
     int n_panels = cpu_ceil(w->d, MOE_W2_PANEL);
     j.token_parts = ffn_token_parts(b, n_tokens, n_panels, CPU_OUT_TOKENS);
-    plan_out(&j);
+    ffn_plan_out(b, w->n_experts, n_tokens, j.token_parts);
     pool_run(b->pool, out_task, &j, n_panels * j.token_parts);
 }

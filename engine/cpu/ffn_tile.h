@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "engine/cpu/cpu.h"
+#include "engine/model/lower.h"
 
 static inline int ffn_panel_columns(const moe_ffn *w, int panel)
 {
@@ -13,12 +14,36 @@ static inline int ffn_panel_columns(const moe_ffn *w, int panel)
     return left < MOE_W2_PANEL ? left : MOE_W2_PANEL;
 }
 
+/* Units of depth of w1. */
+static inline int ffn_units(const moe_ffn *w)
+{
+    return cpu_ceil(w->d, lower_unit(w->dtype));
+}
+
+static inline const float *ffn_w1(const moe_ffn *w, int e)
+{
+    return (const float *)w->w1 + (size_t)e * (size_t)ffn_units(w) * MOE_EXPERT_SIZE;
+}
+
+/* c[i] = act(a[i] w1_e + b1_e), all but b and, of int8, a_scale. */
+static inline cpu_gemm ffn_hidden_gemm(const moe_ffn *w, int e, int n_rows,
+                                       const float *const *a, float *const *c)
+{
+    size_t at = (size_t)e * MOE_EXPERT_SIZE;
+    return (cpu_gemm){
+        .m = n_rows, .n = MOE_EXPERT_SIZE, .k = ffn_units(w), .a = a, .c = c,
+        .n_blocks = 1, .ldb = MOE_EXPERT_SIZE, .bias = w->b1 + at, .act = w->act,
+        .b_scale = w->scale1 ? w->scale1 + at : NULL,
+        .b_offset = w->offset1 ? w->offset1 + at : NULL,
+    };
+}
+
 /* w2 of one expert's 32 neurons and the panel's 64 columns. */
 static inline const float *ffn_w2_panel(const moe_ffn *w, int e, int panel)
 {
     size_t panels = (size_t)cpu_ceil(w->d, MOE_W2_PANEL);
-    return w->w2 +
-           ((size_t)e * panels + (size_t)panel) * MOE_EXPERT_SIZE * MOE_W2_PANEL;
+    size_t rows = MOE_EXPERT_SIZE / (size_t)lower_unit(w->dtype);
+    return (const float *)w->w2 + ((size_t)e * panels + (size_t)panel) * rows * MOE_W2_PANEL;
 }
 
 static inline void ffn_tile_start(const moe_ffn *w, int panel, int n_rows, float *tile)

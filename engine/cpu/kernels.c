@@ -14,29 +14,48 @@ static bool has_avx2(void)
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
 }
 
+static bool has_avx2vnni(void)
+{
+    unsigned a, b, c, d;
+    return has_avx2() && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & 1u << 4);
+}
+
 static bool has_avx512(void)
 {
     return has_avx2() && __builtin_cpu_supports("avx512f") &&
            __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
            __builtin_cpu_supports("avx512vl");
 }
+
+static bool has_avx512vnni(void)
+{
+    return has_avx512() && __builtin_cpu_supports("avx512vnni");
+}
+
+static bool has_avx512bf16(void)
+{
+    unsigned a, b, c, d;
+    return has_avx512vnni() && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & 1u << 5);
+}
 #endif
+
+static bool has_c(void)
+{
+    return true;
+}
 
 const cpu_kernels *cpu_kernels_find(const char *name)
 {
-    const cpu_kernels *have[3];
-    int n = 0;
+    static const struct { const cpu_kernels *table; bool (*here)(void); } all[] = {
 #if defined(__x86_64__)
-    if (has_avx512())
-        have[n++] = &cpu_kernels_avx512;
-    if (has_avx2())
-        have[n++] = &cpu_kernels_avx2;
+        {&cpu_kernels_avx512bf16, has_avx512bf16}, {&cpu_kernels_avx512vnni, has_avx512vnni},
+        {&cpu_kernels_avx512, has_avx512}, {&cpu_kernels_avx2vnni, has_avx2vnni},
+        {&cpu_kernels_avx2, has_avx2},
 #endif
-    have[n++] = &cpu_kernels_c;
-    if (!name || !*name)
-        return have[0];
-    for (int i = 0; i < n; i++)
-        if (strcmp(have[i]->isa, name) == 0)
-            return have[i];
+        {&cpu_kernels_c, has_c},
+    };
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        if ((!name || !*name || strcmp(all[i].table->isa, name) == 0) && all[i].here())
+            return all[i].table;
     return NULL;
 }

@@ -10,7 +10,14 @@
 
 #include "engine/model/weights.h"
 
-/* c[i][j] = act(start + sum over s, kk of a[i][s k + kk] b_s[kk][j]), j < n.
+/* Weights and inputs lower than fp32 come in units of 4 bytes, 2 bf16 or 4 int8, in
+ * place of floats: then k, strides and blocks count units, and "float" below is a
+ * unit's bits. Sums are fp32 for bf16. int8 sums are exact, and
+ *   c[i][j] = act(bias[j] + b_scale[j] a_scale[i] (sum - b_offset[j])), or, to add,
+ *   c[i][j] += a_scale[i] (sum - b_offset[j])
+ * with a made of unsigned bytes; one block only.
+ *
+ * c[i][j] = act(start + sum over s, kk of a[i][s k + kk] b_s[kk][j]), j < n.
  * Row kk, column j of block s lies at b[s][(j/32) panel_stride + kk ldb + j%32].
  * Whole panels of b are read, of n columns only c and bias. */
 typedef struct {
@@ -23,6 +30,9 @@ typedef struct {
     int ldb;                /* in floats, at least 32 */
     bool add;               /* start is c: bias is not read */
     const float *bias;      /* [n], or NULL: start is 0 */
+    const float *a_scale;   /* [m], int8 only, as the next two */
+    const float *b_scale;   /* [n] up to whole panels; not read when adding */
+    const int32_t *b_offset; /* the same, or NULL: 0 */
     moe_activation act;
     /* What the next call will read, to prefetch meanwhile; each may be NULL. */
     const float *const *ahead; /* [n_blocks] its b */
@@ -33,6 +43,14 @@ typedef struct {
 typedef struct {
     const char *isa;
     void (*gemm)(const cpu_gemm *g);
+    void (*gemm_bf16)(const cpu_gemm *g);
+    void (*gemm_i8)(const cpu_gemm *g);
+    /* A row of n floats as units, the last padded with zeros. */
+    void (*to_bf16)(const float *x, int n, uint32_t *y);
+    /* The same as bytes q + 128, q = x / scale in [-127, 127], or, where unsigned, q in
+     * [0, 255] of x that is never negative. Returns scale: the largest |x| is 127 or
+     * 255 of it. */
+    float (*to_i8)(const float *x, int n, bool is_unsigned, uint32_t *y);
     /* row = e^(scale (row - its maximum)), scale > 0, n > 0. Returns 1 / its sum, by
      * which the caller turns it, or what it makes of it, into a softmax. */
     float (*softmax)(float *row, int n, float scale);
@@ -49,8 +67,21 @@ typedef struct {
 
 extern const cpu_kernels cpu_kernels_c;
 #if defined(__x86_64__)
-extern const cpu_kernels cpu_kernels_avx2, cpu_kernels_avx512;
+extern const cpu_kernels cpu_kernels_avx2, cpu_kernels_avx2vnni;
+extern const cpu_kernels cpu_kernels_avx512, cpu_kernels_avx512vnni, cpu_kernels_avx512bf16;
 #endif
+
+/* A row whose largest |x| is not above it counts as zeros when it is made int8. */
+#define CPU_LEAST_SCALED 1e-30f
+
+/* gemm_*.c: one instruction's way each; a table has those of its ISA. */
+void cpu_gemm_bf16_avx2(const cpu_gemm *g);
+void cpu_gemm_i8_avx2(const cpu_gemm *g);
+void cpu_gemm_i8_avx2vnni(const cpu_gemm *g);
+void cpu_gemm_bf16_avx512(const cpu_gemm *g);
+void cpu_gemm_i8_avx512(const cpu_gemm *g);
+void cpu_gemm_bf16_avx512bf16(const cpu_gemm *g);
+void cpu_gemm_i8_avx512vnni(const cpu_gemm *g);
 
 /* The best table of this machine, or the one named; NULL if name is unknown or
  * the machine lacks it. name may be NULL or "": the best. */

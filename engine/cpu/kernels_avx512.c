@@ -1,15 +1,30 @@
-/* kernels_avx512.c: the templates of simd_*.h compiled for AVX-512 (F, BW, DQ, VL). */
+/* kernels_avx512.c: the templates of simd_*.h compiled for AVX-512 (F, BW, DQ, VL); what
+ * newer machines have besides is in the gemm_*.c. */
 #include "engine/cpu/vec_avx512.h"
 
+#define GEMM_DOT v_fma
 #include "engine/cpu/simd_gemm.h"
 #include "engine/cpu/simd_rows.h"
 
+#define REST                                                                            \
+    .gemm = gemm, .softmax = softmax, .norm = norm, .widen = widen,                     \
+    .normalize = normalize, .transpose = transpose, .to_bf16 = to_bf16, .to_i8 = to_i8
+
 const cpu_kernels cpu_kernels_avx512 = {
     .isa = "avx512",
-    .gemm = gemm,
-    .softmax = softmax,
-    .norm = norm,
-    .widen = widen,
-    .normalize = normalize,
-    .transpose = transpose,
+    REST,
+    .gemm_bf16 = cpu_gemm_bf16_avx512,
+    .gemm_i8 = cpu_gemm_i8_avx512,
+};
+const cpu_kernels cpu_kernels_avx512vnni = {
+    .isa = "avx512vnni",
+    REST,
+    .gemm_bf16 = cpu_gemm_bf16_avx512,
+    .gemm_i8 = cpu_gemm_i8_avx512vnni,
+};
+const cpu_kernels cpu_kernels_avx512bf16 = {
+    .isa = "avx512bf16",
+    REST,
+    .gemm_bf16 = cpu_gemm_bf16_avx512bf16,
+    .gemm_i8 = cpu_gemm_i8_avx512vnni,
 };

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "engine/cpu/kernels.h"
+#include "engine/model/lower.h"
 
 enum { PANEL = MOE_LINEAR_PANEL };
 
@@ -55,6 +56,87 @@ static void gemm_c(const cpu_gemm *g)
                 g->c[i][first + j] = activate(acc[j], g->act);
         }
     }
+}
+
+/* The two bf16 of a unit. */
+static void open_unit(float unit, float out[2])
+{
+    uint32_t bits;
+    memcpy(&bits, &unit, sizeof bits);
+    out[0] = float_from_bf16((uint16_t)bits);
+    out[1] = float_from_bf16((uint16_t)(bits >> 16));
+}
+
+static void gemm_bf16_c(const cpu_gemm *g)
+{
+    for (int i = 0; i < g->m; i++)
+        for (int j = 0; j < g->n; j++) {
+            const float *a = g->a[i];
+            float sum = g->add ? g->c[i][j] : g->bias ? g->bias[j] : 0;
+            for (int s = 0; s < g->n_blocks; s++) {
+                const float *b = g->b[s] + (size_t)(j / PANEL) * g->panel_stride + j % PANEL;
+                for (int kk = 0; kk < g->k; kk++, b += g->ldb) {
+                    float x[2], y[2];
+                    open_unit(*a++, x);
+                    open_unit(*b, y);
+                    sum += x[0] * y[0];
+                    sum += x[1] * y[1];
+                }
+            }
+            g->c[i][j] = activate(sum, g->act);
+        }
+}
+
+static int32_t dot_i8(const cpu_gemm *g, int i, int j)
+{
+    const uint8_t *a = (const uint8_t *)g->a[i];
+    const float *b = g->b[0] + (size_t)(j / PANEL) * g->panel_stride + j % PANEL;
+    int32_t sum = 0;
+    for (int kk = 0; kk < g->k; kk++, a += 4, b += g->ldb) {
+        const int8_t *w = (const int8_t *)b;
+        for (int v = 0; v < 4; v++)
+            sum += a[v] * w[v];
+    }
+    return sum;
+}
+
+static void gemm_i8_c(const cpu_gemm *g)
+{
+    for (int i = 0; i < g->m; i++)
+        for (int j = 0; j < g->n; j++) {
+            float sum = (float)(dot_i8(g, i, j) - (g->b_offset ? g->b_offset[j] : 0));
+            float *c = &g->c[i][j];
+            if (g->add)
+                *c += g->a_scale[i] * sum;
+            else
+                *c = g->a_scale[i] * g->b_scale[j] * sum + (g->bias ? g->bias[j] : 0);
+            *c = activate(*c, g->act);
+        }
+}
+
+static void to_bf16_c(const float *x, int n, uint32_t *y)
+{
+    uint16_t *to = (uint16_t *)(void *)y;
+    for (int i = 0; i < n; i++)
+        to[i] = lower_bf16(x[i]);
+    if (n % 2)
+        to[n] = 0;
+}
+
+static float to_i8_c(const float *x, int n, bool is_unsigned, uint32_t *y)
+{
+    uint8_t *to = (uint8_t *)(void *)y;
+    float most = 0, steps = is_unsigned ? 255 : 127;
+    for (int i = 0; i < n; i++)
+        most = fabsf(x[i]) > most ? fabsf(x[i]) : most;
+    float inverse = most > CPU_LEAST_SCALED ? steps / most : 0;
+    for (int i = 0; i < n; i++) {
+        float q = rintf(x[i] * inverse) + (is_unsigned ? 0 : 128);
+        to[i] = q >= 0 && q <= 255 ? (uint8_t)q : 0; /* a NaN is anything */
+    }
+    for (int i = n; i % 4; i++)
+        to[i] = 0;
+    return inverse > 0 ? most / steps : 0;
 }
 
 static float softmax_c(float *row, int n, float scale)
@@ -147,6 +229,10 @@ static void transpose_c(const float *x, size_t ldx, int n_rows, int k, float *pa
 const cpu_kernels cpu_kernels_c = {
     .isa = "c",
     .gemm = gemm_c,
+    .gemm_bf16 = gemm_bf16_c,
+    .gemm_i8 = gemm_i8_c,
+    .to_bf16 = to_bf16_c,
+    .to_i8 = to_i8_c,
     .softmax = softmax_c,
     .norm = norm_c,
     .widen = widen_c,

@@ -2,6 +2,7 @@
  * evaluation, by the positive activation mass itself. Routers run in blocks of
  * rows whose normalised input and hidden rows are kept in scratch. */
 #include "engine/cpu/cpu.h"
+#include "engine/cpu/ffn_tile.h"
 
 enum { ROWS_PER_TASK = 16 };
 
@@ -73,18 +74,19 @@ static float positive_sum(const float *h)
 static void mass_tile(const mass_job *j, int e, int t, int n_rows, float *tile)
 {
     const moe_ffn *w = j->w;
+    const cpu_backend *b = j->b;
     const float *a[CPU_PAIR_ROWS];
     float *c[CPU_PAIR_ROWS];
     for (int i = 0; i < n_rows; i++) {
-        a[i] = j->x + (size_t)(t + i) * (size_t)w->d;
+        a[i] = w->dtype == MOE_F32 ? j->x + (size_t)(t + i) * (size_t)w->d
+                                   : (const float *)b->low_x + (size_t)(t + i) * b->ld_low;
         c[i] = tile + i * MOE_EXPERT_SIZE;
     }
-    const float *w1 = w->w1 + (size_t)e * (size_t)w->d * MOE_EXPERT_SIZE;
-    j->b->kernels->gemm(&(cpu_gemm){
-        .m = n_rows, .n = MOE_EXPERT_SIZE, .k = w->d, .a = a, .c = c,
-        .n_blocks = 1, .b = &w1, .ldb = MOE_EXPERT_SIZE,
-        .bias = w->b1 + (size_t)e * MOE_EXPERT_SIZE, .act = w->act,
-    });
+    cpu_gemm g = ffn_hidden_gemm(w, e, n_rows, a, c);
+    const float *w1 = ffn_w1(w, e);
+    g.b = &w1;
+    g.a_scale = b->low_scale + t;
+    cpu_gemm_run(b->kernels, w->dtype, &g);
     for (int i = 0; i < n_rows; i++)
         j->mass[(size_t)(t + i) * (size_t)w->n_experts + (size_t)e] = positive_sum(c[i]);
 }
@@ -103,6 +105,8 @@ void cpu_expert_mass(moe_backend *base, const moe_ffn *w, const float *x, int n_
                      float *mass)
 {
     cpu_backend *b = (cpu_backend *)base;
+    if (w->dtype != MOE_F32)
+        cpu_lower_rows(b, w->dtype, x, (size_t)w->d, n_tokens, w->d);
     mass_job j = {.b = b, .w = w, .x = x, .n_tokens = n_tokens, .mass = mass};
     pool_run(b->pool, mass_task, &j, cpu_ceil(n_tokens, CPU_PAIR_ROWS));
 }

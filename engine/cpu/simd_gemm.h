@@ -1,4 +1,6 @@
-/* simd_gemm.h: the matrix kernel, a template over vec_*.h. A tile of R rows by P
+/* simd_gemm.h: the matrix kernel, a template over vec_*.h, GEMM_DOT(a, b, sum), which
+ * multiplies and adds 4 bytes of each lane, and GEMM_I8, defined where they are int8. A
+ * tile of R rows by P
  * panels of 32 columns keeps its sums in registers for the whole depth; per step
  * it loads a row of each panel and broadcasts one value of each row of a. R and
  * P are constants after inlining, so the loops below unroll away.
@@ -41,6 +43,7 @@ typedef struct {
     size_t ahead_offset;
     int ahead_rows, ahead_pause; /* rows at a time; groups of four steps between */
     const float *ahead_a;
+    const float *a_scale;   /* of the tile's rows */
 } place;
 
 /* a [R], c [R], b [n_blocks]: as in cpu_gemm, from the tile's first row on. They
@@ -68,7 +71,7 @@ static ALWAYS_INLINE void tile_step(const float *const *held, const float *const
         UNROLL for (int v = 0; v < P * VECS; v++) {
             row[v] = v_load(b + (size_t)(v / VECS) * panel_stride + v % VECS * LANES);
             UNROLL for (int r = 0; r < R; r++)
-                sum[r][v] = v_fma(wide[r], row[v], sum[r][v]);
+                sum[r][v] = GEMM_DOT(wide[r], row[v], sum[r][v]);
         }
     } else {
         UNROLL for (int v = 0; v < P * VECS; v++)
@@ -76,11 +79,43 @@ static ALWAYS_INLINE void tile_step(const float *const *held, const float *const
         UNROLL for (int r = 0; r < R; r++) {
             wide[r] = v_set(r < HELD ? held[r][i] : a[r][i]);
             UNROLL for (int v = 0; v < P * VECS; v++)
-                sum[r][v] = v_fma(wide[r], row[v], sum[r][v]);
+                sum[r][v] = GEMM_DOT(wide[r], row[v], sum[r][v]);
         }
     }
 }
 
+#ifdef GEMM_I8
+static ALWAYS_INLINE void tile_start(const place *at, float *const *c,
+                                     vec (*sum)[TILE_VECS], const int R, const int P)
+{
+    (void)at;
+    (void)c;
+    UNROLL for (int v = 0; v < P * VECS; v++)
+        UNROLL for (int r = 0; r < R; r++)
+            sum[r][v] = v_set(0); /* the bits of an integer's 0 too */
+}
+
+/* From exact sums to fp32, scaled, and added to c or to the bias. */
+static ALWAYS_INLINE void tile_scale(const place *at, float *const *c,
+                                     vec (*sum)[TILE_VECS], const int R, const int P)
+{
+    const cpu_gemm *g = at->g;
+    UNROLL for (int v = 0; v < P * VECS; v++) {
+        size_t j = at->column + (size_t)(v * LANES);
+        vec bias = v_set(0), by = bias;
+        if (!g->add) {
+            bias = g->bias ? v_load(g->bias + j) : bias;
+            by = v_load(g->b_scale + j);
+        }
+        UNROLL for (int r = 0; r < R; r++) {
+            vec scale = v_set(at->a_scale[r]);
+            vec whole = v_from_ints(sum[r][v], g->b_offset ? g->b_offset + j : NULL);
+            sum[r][v] = g->add ? v_fma(whole, scale, v_load(c[r] + j))
+                               : v_fma(whole, v_mul(scale, by), bias);
+        }
+    }
+}
+#else
 static ALWAYS_INLINE void tile_start(const place *at, float *const *c,
                                      vec (*sum)[TILE_VECS], const int R, const int P)
 {
@@ -98,10 +133,14 @@ static ALWAYS_INLINE void tile_start(const place *at, float *const *c,
                 sum[r][v] = v_load(c[r] + at->column + v * LANES);
     }
 }
+#endif
 
 static ALWAYS_INLINE void tile_finish(const place *at, float *const *c,
                                       vec (*sum)[TILE_VECS], const int R, const int P)
 {
+#ifdef GEMM_I8
+    tile_scale(at, c, sum, R, P);
+#endif
     if (at->g->act == MOE_ACT_RELU) {
         UNROLL for (int r = 0; r < R; r++)
             UNROLL for (int v = 0; v < P * VECS; v++)
@@ -230,6 +269,7 @@ static void gemm_panels(const cpu_gemm *g, int panel, int step, int n_tiles, boo
             at.ahead = NULL;
         size_t seen = (size_t)(panel / step * n_tiles + i) * per_tile;
         at.ahead_a = seen < g->ahead_a_floats ? g->ahead_a + seen : NULL;
+        at.a_scale = g->a_scale ? g->a_scale + row : NULL;
         tiles[step][end - row](g->a + row, g->c + row, g->b, &at);
         at.ahead_offset += (size_t)share * (size_t)g->ldb;
     }
@@ -242,13 +282,18 @@ static void gemm_rest(const cpu_gemm *g, int panel, int n_tiles)
     int column = panel * PANEL;
     size_t bytes = (size_t)(g->n - column) * sizeof(float);
     cpu_gemm whole = *g;
+    if (g->b_scale)
+        whole.b_scale = g->b_scale + column;
+    if (g->b_offset)
+        whole.b_offset = g->b_offset + column;
     if (g->bias) {
         memcpy(bias, g->bias + column, bytes);
         whole.bias = bias;
     }
     for (int i = 0; i < n_tiles; i++) {
         int row = cpu_part(g->m, n_tiles, i), n = cpu_part(g->m, n_tiles, i + 1) - row;
-        place at = {.g = &whole, .offset = (size_t)panel * g->panel_stride};
+        place at = {.g = &whole, .offset = (size_t)panel * g->panel_stride,
+                    .a_scale = g->a_scale ? g->a_scale + row : NULL};
         for (int r = 0; r < n; r++) {
             c[r] = buffer[r];
             if (g->add)

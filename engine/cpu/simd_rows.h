@@ -149,6 +149,52 @@ static void widen(const moe_table *table, int row, float *y)
     }
 }
 
+static void to_bf16(const float *x, int n, uint32_t *y)
+{
+    uint16_t *to = (uint16_t *)(void *)y;
+    int i = 0;
+    for (; i < whole(n); i += LANES)
+        v_store_bf16(to + i, v_load(x + i));
+    if (i < n) {
+        uint16_t last[LANES];
+        v_store_bf16(last, v_load_some(x + i, v_first(n - i)));
+        memcpy(to + i, last, (size_t)(n - i) * sizeof *last);
+    }
+    if (n % 2)
+        to[n] = 0;
+}
+
+static float largest(const float *x, int n)
+{
+    vec most = v_set(0);
+    int i = 0;
+    for (; i < whole(n); i += LANES)
+        most = v_max(most, v_abs(v_load(x + i)));
+    if (i < n)
+        most = v_max(most, v_abs(v_load_some(x + i, v_first(n - i))));
+    return v_greatest(most);
+}
+
+static float to_i8(const float *x, int n, bool is_unsigned, uint32_t *y)
+{
+    uint8_t *to = (uint8_t *)(void *)y;
+    float steps = is_unsigned ? 255 : 127, most = largest(x, n);
+    float inverse = most > CPU_LEAST_SCALED ? steps / most : 0;
+    vec by = v_set(inverse), zero = v_set(is_unsigned ? 0 : 128);
+    int i = 0;
+    for (; i < whole(n); i += LANES)
+        v_store_bytes(to + i, v_add(v_round(v_mul(v_load(x + i), by)), zero));
+    if (i < n) {
+        uint8_t last[LANES];
+        vec rest = v_load_some(x + i, v_first(n - i));
+        v_store_bytes(last, v_add(v_round(v_mul(rest, by)), zero));
+        memcpy(to + i, last, (size_t)(n - i));
+        for (i = n; i % 4; i++)
+            to[i] = 0;
+    }
+    return inverse > 0 ? most / steps : 0;
+}
+
 /* Four rows by four columns at a time. */
 static void transpose_4x4(const float *x, size_t ldx, float *panel)
 {

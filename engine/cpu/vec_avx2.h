@@ -60,6 +60,56 @@ static inline vec v_from_bf16(const uint16_t *p)
     __m128i half = _mm_loadu_si128((const __m128i *)(const void *)p);
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16));
 }
+/* 8 nearest bf16, ties to even. */
+static inline void v_store_bf16(uint16_t *p, vec a)
+{
+    __m256i bits = _mm256_castps_si256(a);
+    __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    bits = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+    bits = _mm256_srli_epi32(bits, 16);
+    _mm_storeu_si128((__m128i *)(void *)p,
+                     _mm_packus_epi32(_mm256_castsi256_si128(bits),
+                                      _mm256_extracti128_si256(bits, 1)));
+}
+/* 8 bytes of whole numbers in [0, 255]. */
+static inline void v_store_bytes(uint8_t *p, vec a)
+{
+    __m256i i = _mm256_cvtps_epi32(a);
+    __m128i h = _mm_packus_epi32(_mm256_castsi256_si128(i), _mm256_extracti128_si256(i, 1));
+    _mm_storel_epi64((__m128i *)(void *)p, _mm_packus_epi16(h, h));
+}
+/* Integer lanes less offset (NULL: 0) as floats. */
+static inline vec v_from_ints(vec bits, const int32_t *offset)
+{
+    __m256i i = _mm256_castps_si256(bits);
+    if (offset)
+        i = _mm256_sub_epi32(i, _mm256_loadu_si256((const __m256i *)(const void *)offset));
+    return _mm256_cvtepi32_ps(i);
+}
+
+/* sum + the lanes' products of two bf16 each. */
+static inline vec v_dot_bf16(vec a, vec b, vec sum)
+{
+    const vec high = _mm256_castsi256_ps(_mm256_set1_epi32(-65536));
+    vec a0 = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(a), 16));
+    vec b0 = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(b), 16));
+    return v_fma(_mm256_and_ps(a, high), _mm256_and_ps(b, high), v_fma(a0, b0, sum));
+}
+
+/* Integer sum + the lanes' products of four unsigned bytes of a and signed ones of b. */
+static inline vec v_dot_i8(vec a, vec b, vec sum)
+{
+    __m256i x = _mm256_castps_si256(a), y = _mm256_castps_si256(b), s = _mm256_castps_si256(sum);
+#ifdef __AVXVNNI__
+    s = _mm256_dpbusd_avx_epi32(s, x, y);
+#else /* by 16 bits, since the instruction for bytes saturates */
+    __m256i x0 = _mm256_and_si256(x, _mm256_set1_epi16(255)), x1 = _mm256_srli_epi16(x, 8);
+    __m256i y0 = _mm256_srai_epi16(_mm256_slli_epi16(y, 8), 8), y1 = _mm256_srai_epi16(y, 8);
+    s = _mm256_add_epi32(s, _mm256_madd_epi16(x0, y0));
+    s = _mm256_add_epi32(s, _mm256_madd_epi16(x1, y1));
+#endif
+    return _mm256_castsi256_ps(s);
+}
 
 /* Over all lanes, in one order. */
 static inline float v_sum(vec a)

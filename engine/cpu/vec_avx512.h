@@ -52,6 +52,56 @@ static inline vec v_from_bf16(const uint16_t *p)
     __m256i half = _mm256_loadu_si256((const __m256i *)(const void *)p);
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
 }
+/* 16 nearest bf16, ties to even. */
+static inline void v_store_bf16(uint16_t *p, vec a)
+{
+    __m512i bits = _mm512_castps_si512(a);
+    __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    bits = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+    _mm256_storeu_si256((__m256i *)(void *)p,
+                        _mm512_cvtepi32_epi16(_mm512_srli_epi32(bits, 16)));
+}
+/* 16 bytes of whole numbers in [0, 255]. */
+static inline void v_store_bytes(uint8_t *p, vec a)
+{
+    _mm_storeu_si128((__m128i *)(void *)p, _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(a)));
+}
+/* Integer lanes less offset (NULL: 0) as floats. */
+static inline vec v_from_ints(vec bits, const int32_t *offset)
+{
+    __m512i i = _mm512_castps_si512(bits);
+    if (offset)
+        i = _mm512_sub_epi32(i, _mm512_loadu_si512(offset));
+    return _mm512_cvtepi32_ps(i);
+}
+
+/* sum + the lanes' products of two bf16 each. */
+static inline vec v_dot_bf16(vec a, vec b, vec sum)
+{
+#ifdef __AVX512BF16__
+    return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b);
+#else
+    const vec high = _mm512_castsi512_ps(_mm512_set1_epi32(-65536));
+    vec a0 = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(a), 16));
+    vec b0 = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(b), 16));
+    return v_fma(_mm512_and_ps(a, high), _mm512_and_ps(b, high), v_fma(a0, b0, sum));
+#endif
+}
+
+/* Integer sum + the lanes' products of four unsigned bytes of a and signed ones of b. */
+static inline vec v_dot_i8(vec a, vec b, vec sum)
+{
+    __m512i x = _mm512_castps_si512(a), y = _mm512_castps_si512(b), s = _mm512_castps_si512(sum);
+#ifdef __AVX512VNNI__
+    s = _mm512_dpbusd_epi32(s, x, y);
+#else /* by 16 bits, since the instruction for bytes saturates */
+    __m512i x0 = _mm512_and_si512(x, _mm512_set1_epi16(255)), x1 = _mm512_srli_epi16(x, 8);
+    __m512i y0 = _mm512_srai_epi16(_mm512_slli_epi16(y, 8), 8), y1 = _mm512_srai_epi16(y, 8);
+    s = _mm512_add_epi32(s, _mm512_madd_epi16(x0, y0));
+    s = _mm512_add_epi32(s, _mm512_madd_epi16(x1, y1));
+#endif
+    return _mm512_castsi512_ps(s);
+}
 
 /* Over all lanes, in one order. */
 static inline float v_sum(vec a)

@@ -11,6 +11,7 @@ struct cJSON;
 /* The moefication object. All zero where there is none. */
 typedef struct {
     const char *split, *router_kind;
+    moe_dtype dtype;           /* of the layers' linear weights */
     bool normalize;
     int n_linears, width;      /* of the routers; width 0 where n_linears is 1 */
     bool *has_router;          /* [n_layers] */

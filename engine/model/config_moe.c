@@ -12,6 +12,7 @@
 
 #include "engine/model/config.h"
 #include "engine/model/json.h"
+#include "engine/model/lower.h"
 
 enum { FORMAT_VERSION = 1, MAX_ROWS = 1000, MAX_WIDTH = 65536, MAX_NAME = 64 };
 
@@ -329,13 +330,14 @@ static moe_status check_fidelity(const cJSON *object, const model_config *c,
     return MOE_OK;
 }
 
-static moe_status check_dtype(const cJSON *object, const char *path, moe_error *err)
+static moe_status read_dtype(const cJSON *object, model_config *c, moe_error *err)
 {
     const char *dtype;
-    moe_status status = json_string_or(object, path, "dtype", "nothing", &dtype, err);
-    if (!status && strcmp(dtype, "f32") != 0)
-        status = moe_fail(err, MOE_E_UNSUPPORTED, "%s: %s.dtype is \"%.60s\", expected \"f32\"",
-                          path, prefix, dtype);
+    moe_status status = json_string_or(object, c->path, "dtype", "nothing", &dtype, err);
+    if (!status && !lower_find(dtype, &c->moe.dtype))
+        status = moe_fail(err, MOE_E_UNSUPPORTED,
+                          "%s: %s.dtype is \"%.60s\", expected \"f32\", \"bf16\" or \"int8\"",
+                          c->path, prefix, dtype);
     return status;
 }
 
@@ -349,7 +351,7 @@ moe_status config_read_moefication(const cJSON *object, model_config *c, moe_err
     if (!status)
         status = expect_int(object, c->path, "n_experts", c->n_experts, err);
     if (!status)
-        status = check_dtype(object, c->path, err);
+        status = read_dtype(object, c, err);
     if (!status)
         status = read_name(object, c->path, "split", &c->moe.split, err);
     if (!status)

@@ -4,6 +4,7 @@
  * shards) is mapped and checked; then a MoEfied directory is used in place, and
  * a Hugging Face checkpoint is converted to packed fp32. The tokenizer comes
  * last. Everything hangs on one moe_model_memory, freed on failure too. */
+#include "engine/model/lower.h"
 #include "engine/model/model.h"
 
 #include <math.h>
@@ -45,7 +46,7 @@ static void describe(moe_model *m)
         .moefied = c->moefied, .n_layers = c->n_layers, .d_model = c->d_model,
         .n_heads = c->n_heads, .d_ff = c->d_ff, .n_vocab = c->n_vocab,
         .max_tokens = max_tokens(c, m->tokenizer), .n_labels = c->n_labels,
-        .labels = c->labels, .activation = c->activation, .dtype = "f32",
+        .labels = c->labels, .activation = c->activation, .dtype = lower_name(c->moe.dtype),
         .n_experts = c->n_experts, .expert_size = MOE_EXPERT_SIZE,
         .router = c->moefied ? c->moe.router_kind : "",
         .split = c->moefied ? c->moe.split : "",

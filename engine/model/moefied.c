@@ -192,10 +192,11 @@ moe_status moefied_write_tensors(const char *path, const moe_weights *w, moe_err
 static void shape_layer(const model_config *c, int i, moe_layer *layer)
 {
     int d = c->d_model, n_experts = c->n_experts;
-    layer->qkv = (moe_linear){.n = 3 * d, .k = d};
-    layer->attention_out = (moe_linear){.n = d, .k = d};
+    layer->qkv = (moe_linear){.n = 3 * d, .k = d, .dtype = c->moe.dtype};
+    layer->attention_out = (moe_linear){.n = d, .k = d, .dtype = c->moe.dtype};
     layer->attention_norm = layer->ffn_norm = (moe_norm){.d = d, .eps = c->norm_eps};
-    layer->ffn = (moe_ffn){.d = d, .n_experts = n_experts, .d_ff = c->d_ff, .act = c->act};
+    layer->ffn = (moe_ffn){.d = d, .n_experts = n_experts, .d_ff = c->d_ff, .act = c->act,
+                           .dtype = c->moe.dtype};
     if (!c->moe.has_router[i])
         return;
     bool two = c->moe.n_linears == 2;
@@ -262,6 +263,8 @@ static moe_status bind(const moe_model_memory *m, moefied_tensor *want, moe_erro
     if (want->table) {
         want->table->dtype = t->dtype;
         want->table->rows = t->data;
+    } else if (want->packed) {
+        *want->packed = t->data;
     } else if (want->ints) {
         *want->ints = t->data;
     } else {

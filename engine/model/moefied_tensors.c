@@ -3,15 +3,16 @@
  * tables, about 1% of the file. docs/model-format.md has the same list. */
 #include "engine/model/moefied_tensors.h"
 
-#include <math.h>
+#include <float.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 
 #include "engine/model/dtype.h"
+#include "engine/model/lower.h"
 #include "engine/model/pack.h"
 
-enum { PER_LAYER = 20, AROUND = 10 };
+enum { PER_LAYER = 28, AROUND = 14 };
 
 typedef struct { moefied_tensor *to; int n; } list;
 
@@ -50,38 +51,87 @@ static void add_norm(list *l, const char *stem, moe_norm *norm)
     add_vector(l, stem, "bias", norm->d, &norm->beta);
 }
 
+/* packed [panels][depth][columns] or, of units, [panels][units][columns][v]. */
+static void add_packed(list *l, const char *stem, const char *part, int panels, int depth,
+                       int columns, moe_dtype dtype, const void **place)
+{
+    moefied_tensor *t = add(l, "%s.%s", stem, part);
+    int v = lower_unit(dtype);
+    t->n_dims = v > 1 ? 4 : 3;
+    t->dims[0] = panels;
+    t->dims[1] = (depth + v - 1) / v;
+    t->dims[2] = columns;
+    t->dims[3] = v > 1 ? v : 0;
+    t->packed = place;
+    t->packed_dtype = dtype;
+}
+
+static void add_offsets(list *l, const char *stem, const char *part, int rows, int columns,
+                        const int32_t **place)
+{
+    moefied_tensor *t = add(l, "%s.%s", stem, part);
+    t->n_dims = rows ? 2 : 1;
+    t->dims[0] = rows ? rows : columns;
+    t->dims[1] = columns;
+    t->ints = place;
+}
+
 static void add_linear(list *l, const char *stem, moe_linear *linear, bool optional_bias)
 {
-    moefied_tensor *t = add(l, "%s.packed", stem);
-    t->n_dims = 3;
-    t->dims[0] = (linear->n + MOE_LINEAR_PANEL - 1) / MOE_LINEAR_PANEL;
-    t->dims[1] = linear->k;
-    t->dims[2] = MOE_LINEAR_PANEL;
-    t->floats = &linear->w;
+    int panels = (linear->n + MOE_LINEAR_PANEL - 1) / MOE_LINEAR_PANEL;
+    add_packed(l, stem, "packed", panels, linear->k, MOE_LINEAR_PANEL, linear->dtype,
+               &linear->w);
+    if (linear->dtype == MOE_I8) {
+        add_vector(l, stem, "scale", panels * MOE_LINEAR_PANEL, &linear->scale);
+        add_offsets(l, stem, "offset", 0, panels * MOE_LINEAR_PANEL, &linear->offset);
+    }
     add_vector(l, stem, "bias", linear->n, &linear->b);
     l->to[l->n - 1].optional = optional_bias;
 }
 
+static void add_w2(list *l, int layer, moe_ffn *f)
+{
+    int v = lower_unit(f->dtype);
+    moefied_tensor *t = add(l, "layers.%d.ffn.w2", layer);
+    t->n_dims = v > 1 ? 5 : 4;
+    t->dims[0] = f->n_experts;
+    t->dims[1] = (f->d + MOE_W2_PANEL - 1) / MOE_W2_PANEL;
+    t->dims[2] = MOE_EXPERT_SIZE / v;
+    t->dims[3] = MOE_W2_PANEL;
+    t->dims[4] = v > 1 ? v : 0;
+    t->packed = &f->w2;
+    t->packed_dtype = f->dtype;
+}
+
+static void add_ffn_scales(list *l, int layer, moe_ffn *f)
+{
+    char stem[64];
+    int columns = (f->d + MOE_W2_PANEL - 1) / MOE_W2_PANEL * MOE_W2_PANEL;
+    snprintf(stem, sizeof stem, "layers.%d.ffn", layer);
+    moefied_tensor *t = add(l, "%s.scale1", stem);
+    t->n_dims = 2;
+    t->dims[0] = f->n_experts;
+    t->dims[1] = MOE_EXPERT_SIZE;
+    t->floats = &f->scale1;
+    add_offsets(l, stem, "offset1", f->n_experts, MOE_EXPERT_SIZE, &f->offset1);
+    add_vector(l, stem, "scale2", columns, &f->scale2);
+    if (f->act != MOE_ACT_RELU)
+        add_offsets(l, stem, "offset2", f->n_experts, columns, &f->offset2);
+}
+
 static void add_ffn(list *l, int layer, moe_ffn *f, bool moefied)
 {
-    moefied_tensor *t = add(l, "layers.%d.ffn.w1", layer);
-    t->n_dims = 3;
-    t->dims[0] = f->n_experts;
-    t->dims[1] = f->d;
-    t->dims[2] = MOE_EXPERT_SIZE;
-    t->floats = &f->w1;
-    t = add(l, "layers.%d.ffn.b1", layer);
+    char stem[64];
+    snprintf(stem, sizeof stem, "layers.%d.ffn", layer);
+    add_packed(l, stem, "w1", f->n_experts, f->d, MOE_EXPERT_SIZE, f->dtype, &f->w1);
+    moefied_tensor *t = add(l, "layers.%d.ffn.b1", layer);
     t->n_dims = 2;
     t->dims[0] = f->n_experts;
     t->dims[1] = MOE_EXPERT_SIZE;
     t->floats = &f->b1;
-    t = add(l, "layers.%d.ffn.w2", layer);
-    t->n_dims = 4;
-    t->dims[0] = f->n_experts;
-    t->dims[1] = (f->d + MOE_W2_PANEL - 1) / MOE_W2_PANEL;
-    t->dims[2] = MOE_EXPERT_SIZE;
-    t->dims[3] = MOE_W2_PANEL;
-    t->floats = &f->w2;
+    add_w2(l, layer, f);
+    if (f->dtype == MOE_I8)
+        add_ffn_scales(l, layer, f);
     t = add(l, "layers.%d.ffn.b2", layer);
     t->dims[0] = f->d;
     t->floats = &f->b2;
@@ -146,6 +196,8 @@ const void *moefied_tensor_data(const moefied_tensor *t)
 {
     if (t->table)
         return t->table->rows;
+    if (t->packed)
+        return *t->packed;
     return t->ints ? (const void *)*t->ints : (const void *)*t->floats;
 }
 
@@ -153,6 +205,8 @@ moe_dtype moefied_tensor_dtype(const moefied_tensor *t)
 {
     if (t->table)
         return t->table->dtype;
+    if (t->packed)
+        return t->packed_dtype;
     return t->ints ? MOE_I32 : MOE_F32;
 }
 
@@ -185,6 +239,40 @@ static moe_status check_router(const char *path, int layer, const moe_router *r,
     return status;
 }
 
+static moe_status check_scale(const char *path, int layer, const char *part, const float *scale,
+                              int n, moe_error *err)
+{
+    for (int i = 0; scale && i < n; i++)
+        if (!(scale[i] >= 0 && scale[i] <= FLT_MAX))
+            return moe_fail(err, MOE_E_FORMAT,
+                            "%s: tensor 'layers.%d.%s': value %d of %d is %g, expected a number "
+                            "from 0 on", path, layer, part, i, n, (double)scale[i]);
+    return MOE_OK;
+}
+
+static int whole_panels(int n, int panel)
+{
+    return (n + panel - 1) / panel * panel;
+}
+
+static moe_status check_scales(const char *path, int i, const moe_layer *layer, moe_error *err)
+{
+    const moe_linear *qkv = &layer->qkv, *out = &layer->attention_out;
+    const moe_ffn *f = &layer->ffn;
+    moe_status status = check_scale(path, i, "qkv.scale", qkv->scale,
+                                    whole_panels(qkv->n, MOE_LINEAR_PANEL), err);
+    if (!status)
+        status = check_scale(path, i, "attention_out.scale", out->scale,
+                             whole_panels(out->n, MOE_LINEAR_PANEL), err);
+    if (!status)
+        status = check_scale(path, i, "ffn.scale1", f->scale1, f->n_experts * MOE_EXPERT_SIZE,
+                             err);
+    if (!status)
+        status = check_scale(path, i, "ffn.scale2", f->scale2,
+                             whole_panels(f->d, MOE_W2_PANEL), err);
+    return status;
+}
+
 /* Every source neuron at one place, -1 at all others. seen [d_ff], zeroed. */
 static moe_status check_neurons(const char *path, int layer, const moe_ffn *f,
                                 bool *seen, moe_error *err)
@@ -214,7 +302,8 @@ moe_status moefied_check(const char *path, const moe_weights *w, moe_error *err)
     moe_status status = MOE_OK;
     for (int i = 0; !status && i < w->n_layers; i++) {
         const moe_layer *layer = &w->layers[i];
-        if (!layer->router.present)
+        status = check_scales(path, i, layer, err);
+        if (status || !layer->router.present)
             continue;
         bool *seen = calloc((size_t)layer->ffn.d_ff, sizeof *seen);
         status = seen ? check_neurons(path, i, &layer->ffn, seen, err)

@@ -11,6 +11,8 @@
 
 #include <string.h>
 
+#include "engine/model/lower.h"
+
 enum { P = MOE_LINEAR_PANEL, Q = MOE_W2_PANEL, S = MOE_EXPERT_SIZE, BLOCK = 16 };
 
 size_t pack_linear_floats(int n, int k)
@@ -34,13 +36,18 @@ static void pack_panel(const float *const row[P], int k, float *panel)
     }
 }
 
-static void unpack_panel(const float *panel, int k, float *const row[P])
+/* scale [32], of I8 only. */
+static void unpack_panel(moe_dtype t, const void *panel, int k, const float *scale,
+                         float *const row[P])
 {
-    for (int c0 = 0; c0 < k; c0 += BLOCK) {
+    for (int j = 0; t != MOE_F32 && j < P; j++)
+        for (int c = 0; row[j] && c < k; c++)
+            row[j][c] = lower_value(t, panel, P, c, j, scale ? scale[j] : 1);
+    for (int c0 = 0; t == MOE_F32 && c0 < k; c0 += BLOCK) {
         int c1 = c0 + BLOCK < k ? c0 + BLOCK : k;
         for (int j = 0; j < P; j++)
             for (int c = c0; row[j] && c < c1; c++)
-                row[j][c] = panel[(size_t)c * P + (size_t)j];
+                row[j][c] = ((const float *)panel)[(size_t)c * P + (size_t)j];
     }
 }
 
@@ -54,21 +61,26 @@ void pack_linear(const float *rows, int n, int k, float *packed)
     }
 }
 
-void unpack_linear(const float *packed, int n, int k, float *rows)
+void unpack_linear(const moe_linear *w, float *rows)
 {
-    for (int n0 = 0; n0 < n; n0 += P) {
+    size_t bytes = lower_linear_bytes(w->dtype, P, w->k); /* of a panel */
+    const char *panel = w->w;
+    for (int n0 = 0; n0 < w->n; n0 += P, panel += bytes) {
         float *row[P];
         for (int j = 0; j < P; j++)
-            row[j] = n0 + j < n ? rows + (size_t)(n0 + j) * (size_t)k : NULL;
-        unpack_panel(packed + (size_t)n0 * (size_t)k, k, row);
+            row[j] = n0 + j < w->n ? rows + (size_t)(n0 + j) * (size_t)w->k : NULL;
+        unpack_panel(w->dtype, panel, w->k, w->scale ? w->scale + n0 : NULL, row);
     }
 }
 
 moe_linear pack_linear_columns(const moe_linear *w, int first, int n)
 {
-    moe_linear part = {.n = n, .k = w->k};
-    part.w = w->w + (size_t)first * (size_t)w->k; /* whole panels of [k][32] */
+    moe_linear part = *w;
+    part.n = n;
+    part.w = (const char *)w->w + lower_linear_bytes(w->dtype, first, w->k);
     part.b = w->b ? w->b + first : NULL;
+    part.scale = w->scale ? w->scale + first : NULL;
+    part.offset = w->offset ? w->offset + first : NULL;
     return part;
 }
 
@@ -125,13 +137,15 @@ void pack_w2(const float *w2, int d_ff, int d, int n_experts,
 
 void unpack_w1(const moe_ffn *f, float *w1)
 {
+    size_t bytes = lower_linear_bytes(f->dtype, S, f->d);
     for (int e = 0; e < f->n_experts; e++) {
         float *row[S];
         for (int j = 0; j < S; j++) {
             int s = source_of(f->neurons, f->d_ff, e, j);
             row[j] = s >= 0 ? w1 + (size_t)s * (size_t)f->d : NULL;
         }
-        unpack_panel(f->w1 + (size_t)e * (size_t)f->d * S, f->d, row);
+        unpack_panel(f->dtype, (const char *)f->w1 + (size_t)e * bytes, f->d,
+                     f->scale1 ? f->scale1 + e * S : NULL, row);
     }
 }
 
@@ -147,16 +161,17 @@ void unpack_b1(const moe_ffn *f, float *b1)
 
 void unpack_w2(const moe_ffn *f, float *w2)
 {
-    size_t panels = ((size_t)f->d + Q - 1) / Q;
+    size_t panels = ((size_t)f->d + Q - 1) / Q, bytes = lower_w2_bytes(f->dtype, 1, Q);
     for (int e = 0; e < f->n_experts; e++)
         for (int c = 0; c < f->d; c++) {
             float *row = w2 + (size_t)c * (size_t)f->d_ff;
-            const float *from = f->w2 + ((size_t)e * panels + (size_t)c / Q) * S * Q +
-                                (size_t)c % Q;
+            const char *panel =
+                (const char *)f->w2 + ((size_t)e * panels + (size_t)c / Q) * bytes;
+            float scale = f->scale2 ? f->scale2[c] : 1;
             for (int j = 0; j < S; j++) {
                 int s = source_of(f->neurons, f->d_ff, e, j);
                 if (s >= 0)
-                    row[s] = from[(size_t)j * Q];
+                    row[s] = lower_value(f->dtype, panel, Q, j, c % Q, scale);
             }
         }
 }

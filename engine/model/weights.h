@@ -7,7 +7,18 @@
  *            w2[E][ceil(d/64)][32][64]  b2[d]  y = b2 + sum_e h_e w2_e
  *
  * A dense FFN is E = ceil(d_ff/32) experts that are always selected; places
- * past n, d or d_ff hold zeros. Packed arrays start on 64-byte boundaries. */
+ * past n, d or d_ff hold zeros. Packed arrays start on 64-byte boundaries.
+ *
+ * That is fp32. Where dtype says BF16 or I8, v = 2 or 4 values that follow each
+ * other in depth lie together in 4 bytes, a unit, as the dot product instructions
+ * take them; depth is padded with zeros to whole units:
+ *
+ *   linear   W[ceil(n/32)][ceil(k/v)][32][v]
+ *   experts  w1[E][ceil(d/v)][32][v]   w2[E][ceil(d/64)][32/v][64][v]
+ *
+ * An I8 weight stands for q times its column's scale, q in [-127, 127]. Its input is
+ * made of 8 bits a row at a time, as q + 128; offset, 128 times the sum of a column's
+ * q, is what the 128 add. Routers, biases and norms are fp32 throughout. */
 #ifndef MOE_MODEL_WEIGHTS_H
 #define MOE_MODEL_WEIGHTS_H
 
@@ -28,15 +39,26 @@ enum { MOE_LINEAR_PANEL = 32, MOE_W2_PANEL = 64 }; /* columns of a packed panel 
 
 typedef struct {
     int n, k;        /* outputs, inputs */
-    const float *w;  /* packed, see above */
+    const void *w;   /* packed, see above */
     const float *b;  /* [n], or NULL */
+    moe_dtype dtype; /* of w: F32, BF16 or I8 */
+    const float *scale;    /* [ceil(n/32) * 32] of I8, else NULL */
+    const int32_t *offset; /* the same */
 } moe_linear;
 
 typedef struct {
     int d, n_experts;
     int d_ff;                    /* real neurons: the last expert may be padded */
     moe_activation act;
-    const float *w1, *b1, *w2, *b2;
+    moe_dtype dtype;             /* of w1 and w2 */
+    const void *w1, *w2;
+    const float *b1, *b2;
+    const float *scale1;         /* [n_experts, 32] of I8, else NULL */
+    const int32_t *offset1;      /* the same */
+    const float *scale2;         /* [ceil(d/64) * 64] of I8: of a column of all experts */
+    const int32_t *offset2;      /* [n_experts, ceil(d/64) * 64] of I8; NULL where the
+                                    hidden values are never negative (ReLU): they are
+                                    then made of 8 bits without the 128 */
     const int32_t *neurons;      /* [n_experts * 32] source neuron, -1 padding;
                                     NULL where not moefied (the identity) */
 } moe_ffn;

@@ -90,7 +90,7 @@ static void wrong_arguments_are_usage_errors_that_say_what_is_allowed(void **sta
     expect(WITH "--preset papers", 2, "--preset is 'papers', expected paper");
     expect(WITH "--preset paper --split em", 2, "--preset paper and --split em exclude");
     expect(WITH "--router mlp --preset paper", 2, "--preset paper and --router mlp exclude");
-    expect(WITH "--dtype bf16", 2, "--dtype is 'bf16', expected f32");
+    expect(WITH "--dtype int4", 2, "--dtype is 'int4', expected f32, bf16 or int8");
     expect(WITH "--expert-size 64", 2, "--expert-size is 64, expected 32");
     expect(WITH "--max-tokens 0", 2, "--max-tokens");
     expect(WITH "--seed -1", 2, "--seed");

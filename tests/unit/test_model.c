@@ -319,13 +319,14 @@ static void bf16_weights_become_the_floats_they_stand_for(void **state)
     moe_model *source = open_model(shipped), *m = open_model(dir);
     assert_int_equal(m->weights.words.dtype, MOE_BF16);
     const moe_linear *a = &source->weights.layers[3].qkv, *b = &m->weights.layers[3].qkv;
+    const float *before = a->w, *after = b->w;
     for (size_t i = 0; i < pack_linear_floats(a->n, a->k); i++) {
         uint32_t bits;
         float cut;
-        memcpy(&bits, &a->w[i], 4);
+        memcpy(&bits, &before[i], 4);
         bits &= 0xffff0000u;
         memcpy(&cut, &bits, 4);
-        assert_true(cut == b->w[i]);
+        assert_true(cut == after[i]);
     }
     moe_model_close(m);
     moe_model_close(source);

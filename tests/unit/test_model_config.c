@@ -397,7 +397,7 @@ static void a_wrong_moefication_object_is_refused(void **state)
         {m, "format_version", "2", MOE_E_UNSUPPORTED, "moefication.format_version is 2, expected 1"},
         {m, "expert_size", "16", MOE_E_UNSUPPORTED, "moefication.expert_size is 16, expected 32"},
         {m, "n_experts", "4", MOE_E_UNSUPPORTED, "moefication.n_experts is 4, expected 3"},
-        {m, "dtype", "\"int8\"", MOE_E_UNSUPPORTED, "moefication.dtype is \"int8\", expected \"f32\""},
+        {m, "dtype", "\"int4\"", MOE_E_UNSUPPORTED, "moefication.dtype is \"int4\", expected \"f32\""},
         {m, "split", "\"A b\"", MOE_E_FORMAT, "moefication: split is \"A b\""},
         {m, "split", NULL, MOE_E_FORMAT, "moefication: split is \"\""},
         {m, "router", NULL, MOE_E_FORMAT, "moefication.router is missing"},

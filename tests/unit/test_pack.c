@@ -61,7 +61,7 @@ static void linear_lies_in_panels_of_32(void **state)
             for (int c = 0; c < k; c++)
                 assert_true(packed[((j / 32) * k + c) * 32 + j % 32] ==
                             (j < n ? rows[j * k + c] : 0.0f));
-        unpack_linear(packed, n, k, back);
+        unpack_linear(&(moe_linear){.n = n, .k = k, .w = packed}, back);
         assert_memory_equal(back, rows, (size_t)(n * k) * sizeof *rows);
         canary_lives(back, (size_t)(n * k));
         free(rows);

@@ -122,7 +122,7 @@ static bool same(const result *a, const result *b)
 
 static double weight(const moe_linear *w, int n, int k)
 {
-    return w->w[((size_t)(n / MOE_LINEAR_PANEL) * (size_t)w->k + (size_t)k) *
+    return ((const float *)w->w)[((size_t)(n / MOE_LINEAR_PANEL) * (size_t)w->k + (size_t)k) *
                     MOE_LINEAR_PANEL + (size_t)(n % MOE_LINEAR_PANEL)];
 }
 
