@@ -39,7 +39,7 @@ static bool allocate(moe_engine *e)
     e->rows = malloc(n * sizeof *e->rows);
     e->row_ids = malloc(n * sizeof *e->row_ids);
     e->row_bounds = malloc((n + 1) * sizeof *e->row_bounds);
-    e->spare_pairs = malloc(n * sizeof *e->spare_pairs);
+    e->due_pairs = malloc(n * sizeof *e->due_pairs);
     e->choice = malloc(layers * n * sizeof *e->choice);
     e->layer_experts = malloc(layers * sizeof *e->layer_experts);
     e->layer_thresholds = malloc(layers * sizeof *e->layer_thresholds);
@@ -56,7 +56,7 @@ static bool allocate(moe_engine *e)
 
     return e->x && e->y && e->z && e->qkv && e->scores && e->logits &&
            e->route.bound && e->route.expert && e->cu_seqlens && e->rows && e->row_ids &&
-           e->row_bounds && e->spare_pairs && e->choice &&
+           e->row_bounds && e->due_pairs && e->choice &&
            e->layer_experts && e->layer_thresholds && e->layer_means &&
            e->host_scores && (e->host_x || !e->capture) &&
            e->host_route.bound && e->host_route.expert && e->expert_tokens &&
@@ -144,7 +144,7 @@ void moe_engine_destroy(moe_engine *e)
     free(e->rows);
     free(e->row_ids);
     free(e->row_bounds);
-    free(e->spare_pairs);
+    free(e->due_pairs);
     free(e->choice);
     free(e->layer_experts);
     free(e->layer_thresholds);

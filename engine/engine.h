@@ -45,8 +45,8 @@ struct moe_engine {
     int32_t *row_ids;          /* [chunk_tokens] its id */
     int32_t *row_bounds;       /* [chunk_tokens + 1] 0, 1, 2, ...: cu_seqlens of such rows */
     moe_choice *choice;        /* [n_layers, chunk_tokens] of each sequence */
-    int32_t *spare_pairs;      /* [chunk_tokens] of each sequence, in the last
-                                  layer; -1: none. See route.c */
+    int32_t *due_pairs;        /* [chunk_tokens] of each sequence in the last
+                                  layer; -1: the first token's for each. See route.c */
     int *layer_experts;        /* [n_layers] of one sequence, as the next two */
     float *layer_thresholds;
     double *layer_means;

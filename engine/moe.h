@@ -278,7 +278,8 @@ void moe_scores(const moe_model *m, const float *logits, float *scores);
 /* Counts since the engine was made or last reset, of sequences with ratio < 1.
  * Any thread may call while another runs moe_forward. */
 typedef struct {
-    uint64_t tokens;          /* routed in each layer */
+    uint64_t tokens;          /* routed in each layer but the last */
+    uint64_t last_tokens;     /* routed in the last: those that the head reads */
     uint64_t dense_tokens;    /* that took the dense path */
     uint64_t neurons_selected, neurons_skipped; /* over all tokens and layers as in
                                                    effective_ratio, dense ones selected */

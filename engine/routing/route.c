@@ -52,6 +52,22 @@ static moe_choice *choices_of(const moe_engine *e, int layer)
     return e->choice + (size_t)layer * (size_t)e->chunk_tokens;
 }
 
+/* The last layer where only the first token is read: it has the pairs of all. What is
+ * due to all of them is that or, by threshold, the table's mean. */
+static void choose_for_first(moe_engine *e, int seq, double ratio, int n_tokens)
+{
+    int last = e->weights.n_layers - 1, n_experts = e->weights.layers[last].ffn.n_experts;
+    moe_choice *out = &choices_of(e, last)[seq];
+    e->due_pairs[seq] = -1;
+    if (out->n_pairs) {
+        e->due_pairs[seq] = out->n_pairs;
+        *out = (moe_choice){.k = out->n_pairs < n_experts ? out->n_pairs : n_experts};
+    } else if (!out->k) {
+        bool known = ratio_to_means(&e->model->info, ratio, e->layer_means);
+        e->due_pairs[seq] = known ? (int32_t)(e->layer_means[last] * n_tokens + 0.5) : 0;
+    }
+}
+
 /* What a sequence computes in each layer, by its ratio and policy. */
 static void choose(moe_engine *e, const chunk *c, int seq)
 {
@@ -65,7 +81,6 @@ static void choose(moe_engine *e, const chunk *c, int seq)
     bool by_pairs = policy == MOE_POLICY_SEQUENCE &&
                     ratio_to_means(info, ratio, e->layer_means);
     ratio_to_experts(info, ratio, e->layer_experts);
-    e->spare_pairs[seq] = -1;
     for (int l = 0; l < e->weights.n_layers; l++) {
         int n_experts = e->weights.layers[l].ffn.n_experts;
         moe_choice *out = &choices_of(e, l)[seq];
@@ -78,12 +93,9 @@ static void choose(moe_engine *e, const chunk *c, int seq)
             *out = (moe_choice){.threshold = e->layer_thresholds[l]};
         else
             *out = (moe_choice){.k = e->layer_experts[l]};
-        if (out->n_pairs && l == e->weights.n_layers - 1 && reads_first_tokens(e)) {
-            int k = out->n_pairs < n_experts ? out->n_pairs : n_experts;
-            e->spare_pairs[seq] = out->n_pairs - k;
-            *out = (moe_choice){.k = k};
-        }
     }
+    if (reads_first_tokens(e))
+        choose_for_first(e, seq, ratio, n_tokens);
 }
 
 void route_begin(moe_engine *e, const chunk *c)
@@ -148,21 +160,21 @@ static void score(moe_engine *e, const chunk *c, int layer, moe_selector selecto
     }
 }
 
-/* What a sequence's tokens are granted, if those of the chunk computed `kept` neurons:
- * the first token's share for each, or the budget that it left over. By threshold nobody
- * knows what the others would have had: nothing. */
-static uint64_t granted(const moe_engine *e, const chunk *c, int layer, int seq, uint64_t kept)
+/* What a sequence's tokens are granted, if those of the chunk computed so many neurons
+ * of so many experts: the first token's share for each, or what is due to them all. */
+static uint64_t granted(const moe_engine *e, const chunk *c, int layer, int seq, uint64_t kept,
+                        int pairs)
 {
     if (!c->whole)
         return kept;
-    const moe_choice *choice = &choices_of(e, layer)[seq];
     uint64_t others = (uint64_t)(c->whole[seq + 1] - c->whole[seq] - 1);
     uint64_t most = others * (uint64_t)e->weights.layers[layer].ffn.d_ff;
-    if (e->spare_pairs[seq] >= 0) {
-        uint64_t spare = (uint64_t)e->spare_pairs[seq] * MOE_EXPERT_SIZE;
-        return kept + (spare < most ? spare : most);
-    }
-    return choice->k ? kept * (1 + others) : kept;
+    if (e->due_pairs[seq] < 0)
+        return kept * (1 + others);
+    if (e->due_pairs[seq] <= pairs)
+        return kept;
+    uint64_t spare = (uint64_t)(e->due_pairs[seq] - pairs) * MOE_EXPERT_SIZE;
+    return kept + (spare < most ? spare : most);
 }
 
 /* Adds the layer's selection to the sequences' sums and the statistics. */
@@ -184,7 +196,7 @@ static void count_route(moe_engine *e, const chunk *c, int layer)
             kept += (uint64_t)real[r->expert[i]];
             e->expert_tokens[r->expert[i]] += counted;
         }
-        e->kept_neurons[s] += granted(e, c, layer, s, kept);
+        e->kept_neurons[s] += granted(e, c, layer, s, kept, end - begin);
     }
     if (!c->uncounted)
         routing_stats_add_layer(&e->stats, layer, e->expert_tokens);
@@ -197,7 +209,7 @@ static void count_dense(moe_engine *e, const chunk *c, int layer)
     uint64_t d_ff = (uint64_t)e->weights.layers[layer].ffn.d_ff, counted = 0;
     for (int s = 0; s < c->n_seqs; s++) {
         uint64_t n = (uint64_t)(c->cu_seqlens[s + 1] - c->cu_seqlens[s]);
-        e->kept_neurons[s] += granted(e, c, layer, s, n * d_ff);
+        e->kept_neurons[s] += granted(e, c, layer, s, n * d_ff, n_experts);
         counted += is_sparse(c, s) ? n : 0;
     }
     for (int x = 0; x < n_experts; x++)
@@ -261,6 +273,7 @@ void route_end(moe_engine *e, const chunk *c)
         if (c->mass)
             c->mass[s] = e->total_mass[s] > 0 ? e->kept_mass[s] / e->total_mass[s] : 1;
         *(is_sparse(c, s) ? &totals.tokens : &totals.dense_tokens) += n;
+        totals.last_tokens += !is_sparse(c, s) ? 0 : reads_first_tokens(e) ? 1 : n;
         totals.neurons_selected += e->kept_neurons[s];
         totals.neurons_skipped += n * neurons - e->kept_neurons[s];
     }

@@ -358,6 +358,7 @@ static void statistics_count_tokens_experts_and_neurons(void **state)
         assert_int_equal(experts[i], want[i]);
     moe_stats_totals t = moe_stats_read(e);
     assert_int_equal(t.tokens, 21);
+    assert_int_equal(t.last_tokens, 3);
     assert_int_equal(t.dense_tokens, 60);
     assert_int_equal(t.neurons_selected, 60 * 2 * D_FF + 14 * 48 + 7 * 96);
     assert_int_equal(t.neurons_selected + t.neurons_skipped, 81 * 2 * D_FF);
