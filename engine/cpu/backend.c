@@ -181,8 +181,8 @@ moe_status moe_cpu_backend(moe_pool *pool, const moe_backend_shape *shape,
     const cpu_kernels *kernels = cpu_kernels_find(isa);
     if (!kernels)
         return moe_fail(err, MOE_E_UNSUPPORTED,
-                        "MOE_ISA: expected c, avx2, avx2vnni, avx512, avx512vnni or "
-                        "avx512bf16 as this machine has it, "
+                        "MOE_ISA: expected c, avx2, avx2vnni, avx512, avx512vnni, "
+                        "avx512bf16 or avx512amx as this machine has it, "
                         "found '%s'", isa);
     moe_status status = check_shape(shape, err);
     if (status != MOE_OK)

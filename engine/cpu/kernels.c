@@ -5,6 +5,8 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 static bool has_avx2(void)
 {
@@ -37,6 +39,21 @@ static bool has_avx512bf16(void)
     unsigned a, b, c, d;
     return has_avx512vnni() && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & 1u << 5);
 }
+
+/* Tiles with bf16 and int8. Linux lends their registers to a process that asks for them;
+ * asking again does no harm. */
+static bool has_avx512amx(void)
+{
+    enum { TILES = 1 << 24 | 1 << 25 | 1 << 22, REQUEST = 0x1023, TILE_DATA = 18 };
+    unsigned a, b, c, d;
+    if (!has_avx512bf16() || !__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & TILES) != TILES)
+        return false;
+#if defined(__linux__)
+    return syscall(SYS_arch_prctl, REQUEST, TILE_DATA) == 0;
+#else
+    return false;
+#endif
+}
 #endif
 
 static bool has_c(void)
@@ -48,7 +65,8 @@ const cpu_kernels *cpu_kernels_find(const char *name)
 {
     static const struct { const cpu_kernels *table; bool (*here)(void); } all[] = {
 #if defined(__x86_64__)
-        {&cpu_kernels_avx512bf16, has_avx512bf16}, {&cpu_kernels_avx512vnni, has_avx512vnni},
+        {&cpu_kernels_avx512amx, has_avx512amx}, {&cpu_kernels_avx512bf16, has_avx512bf16},
+        {&cpu_kernels_avx512vnni, has_avx512vnni},
         {&cpu_kernels_avx512, has_avx512}, {&cpu_kernels_avx2vnni, has_avx2vnni},
         {&cpu_kernels_avx2, has_avx2},
 #endif

@@ -69,6 +69,7 @@ extern const cpu_kernels cpu_kernels_c;
 #if defined(__x86_64__)
 extern const cpu_kernels cpu_kernels_avx2, cpu_kernels_avx2vnni;
 extern const cpu_kernels cpu_kernels_avx512, cpu_kernels_avx512vnni, cpu_kernels_avx512bf16;
+extern const cpu_kernels cpu_kernels_avx512amx;
 #endif
 
 /* A row whose largest |x| is not above it counts as zeros when it is made int8. */
@@ -82,6 +83,8 @@ void cpu_gemm_bf16_avx512(const cpu_gemm *g);
 void cpu_gemm_i8_avx512(const cpu_gemm *g);
 void cpu_gemm_bf16_avx512bf16(const cpu_gemm *g);
 void cpu_gemm_i8_avx512vnni(const cpu_gemm *g);
+void cpu_gemm_bf16_avx512amx(const cpu_gemm *g);
+void cpu_gemm_i8_avx512amx(const cpu_gemm *g);
 
 /* The best table of this machine, or the one named; NULL if name is unknown or
  * the machine lacks it. name may be NULL or "": the best. */

@@ -28,3 +28,9 @@ const cpu_kernels cpu_kernels_avx512bf16 = {
     .gemm_bf16 = cpu_gemm_bf16_avx512bf16,
     .gemm_i8 = cpu_gemm_i8_avx512vnni,
 };
+const cpu_kernels cpu_kernels_avx512amx = {
+    .isa = "avx512amx",
+    REST,
+    .gemm_bf16 = cpu_gemm_bf16_avx512amx,
+    .gemm_i8 = cpu_gemm_i8_avx512amx,
+};

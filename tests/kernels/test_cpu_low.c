@@ -4,9 +4,9 @@
 #include "tests/kernels/harness.h"
 
 static const char *const low_isas[] = {"c", "avx2", "avx2vnni", "avx512", "avx512vnni",
-                                       "avx512bf16"};
+                                       "avx512bf16", "avx512amx"};
 static const moe_dtype dtypes[] = {MOE_BF16, MOE_I8};
-enum { N_LOW_ISAS = 6, N_DTYPES = 2, MAX_K = 1100 };
+enum { N_LOW_ISAS = 7, N_DTYPES = 2, MAX_K = 1100 };
 
 /* The weight of output j and input i, found by the layout that weights.h states. */
 static double low_weight(moe_dtype t, const void *w, const float *scale, int columns, int k,
