@@ -37,6 +37,9 @@ static bool allocate(moe_engine *e)
 
     e->cu_seqlens = malloc((n + 1) * sizeof *e->cu_seqlens);
     e->rows = malloc(n * sizeof *e->rows);
+    e->row_ids = malloc(n * sizeof *e->row_ids);
+    e->row_bounds = malloc((n + 1) * sizeof *e->row_bounds);
+    e->due_pairs = malloc(n * sizeof *e->due_pairs);
     e->choice = malloc(layers * n * sizeof *e->choice);
     e->layer_experts = malloc(layers * sizeof *e->layer_experts);
     e->layer_thresholds = malloc(layers * sizeof *e->layer_thresholds);
@@ -52,7 +55,8 @@ static bool allocate(moe_engine *e)
     e->real_neurons = calloc(layers * experts, sizeof *e->real_neurons);
 
     return e->x && e->y && e->z && e->qkv && e->scores && e->logits &&
-           e->route.bound && e->route.expert && e->cu_seqlens && e->rows && e->choice &&
+           e->route.bound && e->route.expert && e->cu_seqlens && e->rows && e->row_ids &&
+           e->row_bounds && e->due_pairs && e->choice &&
            e->layer_experts && e->layer_thresholds && e->layer_means &&
            e->host_scores && (e->host_x || !e->capture) &&
            e->host_route.bound && e->host_route.expert && e->expert_tokens &&
@@ -124,6 +128,8 @@ moe_status moe_engine_create(const moe_model *m, moe_pool *pool,
         return status;
     }
     count_real_neurons(e);
+    for (int i = 0; i <= e->chunk_tokens; i++)
+        e->row_bounds[i] = i;
     *out = e;
     return MOE_OK;
 }
@@ -136,6 +142,9 @@ void moe_engine_destroy(moe_engine *e)
     routing_stats_free(&e->stats);
     free(e->cu_seqlens);
     free(e->rows);
+    free(e->row_ids);
+    free(e->row_bounds);
+    free(e->due_pairs);
     free(e->choice);
     free(e->layer_experts);
     free(e->layer_thresholds);

@@ -20,6 +20,8 @@ typedef struct {
     float *logits;                  /* out [n_seqs, n_labels]; ANSWER: [n_tokens, 2] */
     double *effective_ratio, *mass; /* out [n_seqs], or NULL */
     bool uncounted;                 /* stays out of the statistics */
+    const int32_t *whole;           /* NULL, or: these are the first tokens of sequences
+                                       with such cu_seqlens, the others are not computed */
 } chunk;
 
 struct moe_engine {
@@ -40,7 +42,11 @@ struct moe_engine {
     /* Host memory. */
     int32_t *cu_seqlens;       /* [chunk_tokens + 1] */
     int32_t *rows;             /* [chunk_tokens] first token of each sequence */
+    int32_t *row_ids;          /* [chunk_tokens] its id */
+    int32_t *row_bounds;       /* [chunk_tokens + 1] 0, 1, 2, ...: cu_seqlens of such rows */
     moe_choice *choice;        /* [n_layers, chunk_tokens] of each sequence */
+    int32_t *due_pairs;        /* [chunk_tokens] of each sequence in the last
+                                  layer; -1: the first token's for each. See route.c */
     int *layer_experts;        /* [n_layers] of one sequence, as the next two */
     float *layer_thresholds;
     double *layer_means;
@@ -62,6 +68,14 @@ moe_status bert_forward(moe_engine *e, const chunk *c, moe_error *err);
 void bert_embed(moe_engine *e, const chunk *c);
 void bert_attention(moe_engine *e, const chunk *c, int layer);
 void bert_ffn(moe_engine *e, const chunk *c, int layer); /* after route_begin */
-void bert_head(moe_engine *e, const chunk *c);           /* to c->logits */
+void bert_head(moe_engine *e, const chunk *c);           /* of all rows, to c->logits */
+
+/* Whether the head reads each sequence's first token only, so that the last layer
+ * computes nothing else. */
+static inline bool reads_first_tokens(const moe_engine *e)
+{
+    moe_task t = e->model->info.task;
+    return t == MOE_TASK_CLASSIFY || t == MOE_TASK_MULTI_LABEL || t == MOE_TASK_REGRESS;
+}
 
 #endif

@@ -213,9 +213,13 @@ typedef struct {
 /* Filled by moe_forward into arrays of the caller. */
 typedef struct {
     float *logits;           /* [n_seqs, n_labels]; of ANSWER [tokens, 2] */
-    double *effective_ratio; /* [n_seqs] neurons computed / neurons, or NULL */
-    double *mass;            /* [n_seqs] share of positive activation kept, or
-                                NULL; asking for it computes every neuron */
+    double *effective_ratio; /* [n_seqs] neurons selected / neurons, over all tokens and
+                                layers, or NULL. Tokens of the last layer that no head
+                                reads are not computed, at any ratio; they count with
+                                what their sequence's choice grants them */
+    double *mass;            /* [n_seqs] share of positive activation kept of the tokens
+                                that are computed, or NULL; asking for it computes every
+                                neuron of theirs */
 } moe_output;
 
 /* Called once a layer and chunk from within moe_forward, on its thread.
@@ -325,13 +329,15 @@ int moe_answers_find(const moe_model *m, const moe_question *q, const moe_window
 /* Counts since the engine was made or last reset, of sequences with ratio < 1.
  * Any thread may call while another runs moe_forward. */
 typedef struct {
-    uint64_t tokens;          /* routed in each layer */
+    uint64_t tokens;          /* routed in each layer but the last */
+    uint64_t last_tokens;     /* routed in the last: those that the head reads */
     uint64_t dense_tokens;    /* that took the dense path */
-    uint64_t neurons_selected, neurons_skipped; /* over all layers, dense ones
-                                                   included as selected */
+    uint64_t neurons_selected, neurons_skipped; /* over all tokens and layers as in
+                                                   effective_ratio, dense ones selected */
 } moe_stats_totals;
 moe_stats_totals moe_stats_read(const moe_engine *e);
-/* selected [n_layers, n_experts]: out, tokens routed to each expert. */
+/* selected [n_layers, n_experts]: out, tokens routed to each expert; of the last layer
+ * those that the head reads. */
 void moe_stats_experts(const moe_engine *e, uint64_t *selected);
 void moe_stats_reset(moe_engine *e);
 

@@ -5,6 +5,12 @@
  * has all experts takes the dense path; otherwise the chunk is routed as a whole, and a
  * dense sequence's tokens select all experts (the same bits as the dense path). Scores
  * come from the layer's router, or from one of the controls that evaluation asks for.
+ *
+ * Where the head reads first tokens only, the last layer's others need no experts: a
+ * budget of pairs that a sequence has for that layer is its first token's. The effective
+ * ratio stays a share of all tokens' neurons in all layers: those others count with
+ * what their sequence's choice grants them, computed or not.
+ *
  * Runs on the engine's thread; the backend does the arithmetic. */
 #include "engine/routing/route.h"
 
@@ -46,6 +52,22 @@ static moe_choice *choices_of(const moe_engine *e, int layer)
     return e->choice + (size_t)layer * (size_t)e->chunk_tokens;
 }
 
+/* The last layer where only the first token is read: it has the pairs of all. What is
+ * due to all of them is that or, by threshold, the table's mean. */
+static void choose_for_first(moe_engine *e, int seq, double ratio, int n_tokens)
+{
+    int last = e->weights.n_layers - 1, n_experts = e->weights.layers[last].ffn.n_experts;
+    moe_choice *out = &choices_of(e, last)[seq];
+    e->due_pairs[seq] = -1;
+    if (out->n_pairs) {
+        e->due_pairs[seq] = out->n_pairs;
+        *out = (moe_choice){.k = out->n_pairs < n_experts ? out->n_pairs : n_experts};
+    } else if (!out->k) {
+        bool known = ratio_to_means(&e->model->info, ratio, e->layer_means);
+        e->due_pairs[seq] = known ? (int32_t)(e->layer_means[last] * n_tokens + 0.5) : 0;
+    }
+}
+
 /* What a sequence computes in each layer, by its ratio and policy. */
 static void choose(moe_engine *e, const chunk *c, int seq)
 {
@@ -72,6 +94,8 @@ static void choose(moe_engine *e, const chunk *c, int seq)
         else
             *out = (moe_choice){.k = e->layer_experts[l]};
     }
+    if (reads_first_tokens(e))
+        choose_for_first(e, seq, ratio, n_tokens);
 }
 
 void route_begin(moe_engine *e, const chunk *c)
@@ -136,6 +160,23 @@ static void score(moe_engine *e, const chunk *c, int layer, moe_selector selecto
     }
 }
 
+/* What a sequence's tokens are granted, if those of the chunk computed so many neurons
+ * of so many experts: the first token's share for each, or what is due to them all. */
+static uint64_t granted(const moe_engine *e, const chunk *c, int layer, int seq, uint64_t kept,
+                        int pairs)
+{
+    if (!c->whole)
+        return kept;
+    uint64_t others = (uint64_t)(c->whole[seq + 1] - c->whole[seq] - 1);
+    uint64_t most = others * (uint64_t)e->weights.layers[layer].ffn.d_ff;
+    if (e->due_pairs[seq] < 0)
+        return kept * (1 + others);
+    if (e->due_pairs[seq] <= pairs)
+        return kept;
+    uint64_t spare = (uint64_t)(e->due_pairs[seq] - pairs) * MOE_EXPERT_SIZE;
+    return kept + (spare < most ? spare : most);
+}
+
 /* Adds the layer's selection to the sequences' sums and the statistics. */
 static void count_route(moe_engine *e, const chunk *c, int layer)
 {
@@ -155,7 +196,7 @@ static void count_route(moe_engine *e, const chunk *c, int layer)
             kept += (uint64_t)real[r->expert[i]];
             e->expert_tokens[r->expert[i]] += counted;
         }
-        e->kept_neurons[s] += kept;
+        e->kept_neurons[s] += granted(e, c, layer, s, kept, end - begin);
     }
     if (!c->uncounted)
         routing_stats_add_layer(&e->stats, layer, e->expert_tokens);
@@ -168,7 +209,7 @@ static void count_dense(moe_engine *e, const chunk *c, int layer)
     uint64_t d_ff = (uint64_t)e->weights.layers[layer].ffn.d_ff, counted = 0;
     for (int s = 0; s < c->n_seqs; s++) {
         uint64_t n = (uint64_t)(c->cu_seqlens[s + 1] - c->cu_seqlens[s]);
-        e->kept_neurons[s] += n * d_ff;
+        e->kept_neurons[s] += granted(e, c, layer, s, n * d_ff, n_experts);
         counted += is_sparse(c, s) ? n : 0;
     }
     for (int x = 0; x < n_experts; x++)
@@ -232,6 +273,7 @@ void route_end(moe_engine *e, const chunk *c)
         if (c->mass)
             c->mass[s] = e->total_mass[s] > 0 ? e->kept_mass[s] / e->total_mass[s] : 1;
         *(is_sparse(c, s) ? &totals.tokens : &totals.dense_tokens) += n;
+        totals.last_tokens += !is_sparse(c, s) ? 0 : reads_first_tokens(e) ? 1 : n;
         totals.neurons_selected += e->kept_neurons[s];
         totals.neurons_skipped += n * neurons - e->kept_neurons[s];
     }
