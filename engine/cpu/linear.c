@@ -8,8 +8,8 @@
 enum {
     BLOCK_BYTES = 512 << 10, /* of input rows, a share of L2 */
     MIN_ROWS = 48,
-    MIN_WORK = 1 << 16,      /* multiply-adds: less is not worth waking a thread */
-    TASKS_PER_THREAD = 4,
+    MIN_WORK = 1 << 18,      /* multiply-adds: less is not worth waking a thread */
+    TASKS_PER_THREAD = 12,
 };
 
 typedef struct {
