@@ -274,7 +274,8 @@ def parse():
     p.add_argument("--against", default="ort-f32,ort-int8")
     p.add_argument("--runs", type=int, default=9)
     p.add_argument("--threads", type=int, default=2)
-    p.add_argument("--pause", type=float, default=0.02, help="seconds between two runs")
+    p.add_argument("--pause", type=float, default=0.1,
+                   help="seconds between two runs: ONNX Runtime's threads spin on for some 50 ms")
     p.add_argument("--data", default="tests/data/sst2_dev.tsv")
     p.add_argument("--moefy", default="build/release/moefy")
     p.add_argument("--cache", default=os.path.join(tempfile.gettempdir(), "moefied-peers"))
