@@ -3,7 +3,6 @@
 
 #include <inttypes.h>
 #include <math.h>
-#include <string.h>
 
 static void comma(buffer *b)
 {
@@ -23,15 +22,16 @@ void jw_close(buffer *b, char bracket)
     buffer_add_char(b, bracket);
 }
 
-static void quoted(buffer *b, const char *s, size_t n)
+static void quoted(buffer *b, const char *s)
 {
-    const char *run = s, *end = s + n;
     buffer_add_char(b, '"');
-    for (; s < end; s++) {
+    for (const char *run = s;; s++) {
         unsigned char c = (unsigned char)*s;
         if (c >= 0x20 && c != '"' && c != '\\' && c != 0x7f)
             continue;
         buffer_add(b, run, (size_t)(s - run));
+        if (c == '\0')
+            break;
         if (c == '"' || c == '\\')
             buffer_printf(b, "\\%c", c);
         else if (c == '\n')
@@ -40,26 +40,20 @@ static void quoted(buffer *b, const char *s, size_t n)
             buffer_printf(b, "\\u%04x", c);
         run = s + 1;
     }
-    buffer_add(b, run, (size_t)(end - run));
     buffer_add_char(b, '"');
 }
 
 void jw_key(buffer *b, const char *key)
 {
     comma(b);
-    quoted(b, key, strlen(key));
+    quoted(b, key);
     buffer_add_char(b, ':');
-}
-
-void jw_text(buffer *b, const char *s, size_t n)
-{
-    comma(b);
-    quoted(b, s, n);
 }
 
 void jw_string(buffer *b, const char *s)
 {
-    jw_text(b, s, strlen(s));
+    comma(b);
+    quoted(b, s);
 }
 
 void jw_int(buffer *b, int64_t v)

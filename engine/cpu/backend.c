@@ -146,6 +146,7 @@ static const moe_backend_ops cpu_ops = {
     .linear = cpu_linear,
     .attention = cpu_attention,
     .add_norm = cpu_add_norm,
+    .pre_norm = cpu_pre_norm,
     .gather_rows = cpu_gather_rows,
     .router_scores = cpu_router_scores,
     .expert_mass = cpu_expert_mass,
@@ -166,7 +167,10 @@ static moe_status check_shape(const moe_backend_shape *s, moe_error *err)
         if (field[i].value < field[i].least || field[i].value > 1 << 20)
             return moe_fail(err, MOE_E_ARGUMENT, "CPU backend: %s: expected %d to %d, found %d",
                             field[i].name, field[i].least, 1 << 20, field[i].value);
-    if (s->d_model % s->n_heads)
+    if (s->d_head < 0 || s->d_head > 1 << 16)
+        return moe_fail(err, MOE_E_ARGUMENT, "CPU backend: width of a head: expected 0 to %d, "
+                        "found %d", 1 << 16, s->d_head);
+    if (!s->d_head && s->d_model % s->n_heads)
         return moe_fail(err, MOE_E_ARGUMENT,
                         "CPU backend: width: expected a multiple of %d heads, found %d",
                         s->n_heads, s->d_model);

@@ -60,6 +60,8 @@ float *cpu_thread_scratch(const cpu_backend *b, int thread);
 int cpu_find_sequence(const int32_t *cu_seqlens, int n_seqs, int t);
 /* Floats of a thread's scratch that an operation wants. */
 size_t cpu_attention_floats(const moe_backend_shape *s);
+/* Attention of one query a sequence over listed rows; attention_rows.c. */
+void cpu_attention_rows(cpu_backend *b, const moe_attention *a);
 
 /* y = act(x W + b) for rows at the given strides; linear.c. */
 typedef struct {
@@ -96,6 +98,8 @@ void cpu_linear(moe_backend *b, const moe_linear *w, moe_activation act, const f
 void cpu_attention(moe_backend *b, const moe_attention *a);
 void cpu_add_norm(moe_backend *b, const moe_norm *w, const float *x,
                   const float *residual, int n_rows, float *y);
+void cpu_pre_norm(moe_backend *b, const moe_norm *w, const float *x,
+                  const float *residual, int n_rows, float *sum, float *y);
 void cpu_gather_rows(moe_backend *b, const float *x, int d, const int32_t *row,
                      int n_rows, float *y);
 void cpu_router_scores(moe_backend *b, const moe_router *w, const float *x, int n_tokens,
@@ -117,6 +121,9 @@ void cpu_ffn_low(cpu_backend *b, const moe_ffn *w, const float *x, int n_tokens,
                  const int32_t *bound, const int32_t *expert, float *y);
 
 /* What cpu_ffn_sparse and cpu_ffn_low share; ffn_plan.c. */
+/* Sorts the pairs of a block by expert, into row_bound and row; bound NULL: all pairs. */
+void ffn_group(cpu_backend *b, const int32_t *bound, const int32_t *expert, int n_tokens,
+               int n_experts);
 /* Cuts every expert's pairs into hidden tasks of even size; returns how many. */
 int ffn_plan_hidden(cpu_backend *b, int n_experts);
 /* cut[part][e] .. cut[part + 1][e]: the pairs of expert e with part's tokens. */
