@@ -140,6 +140,10 @@ void cpu_ffn_low(cpu_backend *b, const moe_ffn *w, const float *x, int n_tokens,
         group_by_expert(bound, expert, n_tokens, w->n_experts, b->row_bound, b->row);
     else
         group_all(b, n_tokens, w->n_experts);
+    if (b->kernels->add_group_i8) {
+        cpu_ffn_group(b, w, x, n_tokens, y);
+        return;
+    }
     cpu_lower_rows(b, w->dtype, x, (size_t)w->d, n_tokens, w->d);
     job j = {.b = b, .w = w, .n_tokens = n_tokens, .y = y};
     pool_run(b->pool, hidden_task, &j, ffn_plan_hidden(b, w->n_experts));
