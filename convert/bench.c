@@ -60,8 +60,11 @@ static double case_gflop(const moe_model_info *info, bench_what what, const benc
     case BENCH_FFN: return ffn;
     case BENCH_MODEL: break;
     }
+    /* The last layer: keys and values of all tokens, the rest of the first ones. */
+    double last = linear * 2 / 3 + linear_gflop(c->batch, d) * 2 / 3 + attention_gflop(tokens, d) +
+                  ffn_gflop(c->batch, d, info->d_ff, c->effective_ratio);
     double head = 2e-9 * c->batch * d * (d + info->n_labels);
-    return (linear * 4 / 3 + attention + ffn) * info->n_layers + head;
+    return (linear * 4 / 3 + attention + ffn) * (info->n_layers - 1) + last + head;
 }
 
 /* ---- the whole model -------------------------------------------------------- */

@@ -211,7 +211,9 @@ int cmd_eval(int argc, char **argv)
         return code;
     if (session_open(&s, a.model, a.backend, a.threads, &err) != MOE_OK)
         return cli_failed(&err);
-    moe_status status = check_model(&a, s.info, &err);
+    moe_status status = cli_refuse_text(s.info, "eval", &err);
+    if (status == MOE_OK)
+        status = check_model(&a, s.info, &err);
     if (status == MOE_OK)
         status = session_check_policy(&s, a.policy, &err);
     if (status == MOE_OK)

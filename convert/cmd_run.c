@@ -261,7 +261,9 @@ int cmd_run(int argc, char **argv)
         return cli_failed(&err);
     if (!s.info->moefied && a.selection.ratio < 1)
         fprintf(stderr, "moefy: note: %s is not MoEfied and runs dense\n", s.info->dir);
-    moe_status status = session_check_policy(&s, a.selection.policy, &err);
+    moe_status status = cli_refuse_text(s.info, "run", &err);
+    if (status == MOE_OK)
+        status = session_check_policy(&s, a.selection.policy, &err);
     if (status == MOE_OK)
         status = ranking_create(&r, s.info->n_labels, &err);
     if (status == MOE_OK) {

@@ -99,8 +99,10 @@ static bool list_tensors(const moe_weights *w, tensor_list *list)
     add_norm(list, &w->embed_norm, "bert.embeddings");
     for (int l = 0; l < w->n_layers; l++)
         add_layer(list, &w->layers[l], l);
-    add_linear(list, &w->pooler, 0, w->pooler.n, "bert.pooler.dense");
-    add_linear(list, &w->classifier, 0, w->classifier.n, "classifier");
+    if (w->pooler.n)
+        add_linear(list, &w->pooler, 0, w->pooler.n, "bert.pooler.dense");
+    add_linear(list, &w->classifier, 0, w->classifier.n,
+               w->pooler.n ? "classifier" : "qa_outputs");
     return true;
 }
 

@@ -70,6 +70,8 @@ const char *task_name(moe_task task)
     case MOE_TASK_CLASSIFY: return "text-classification";
     case MOE_TASK_MULTI_LABEL: return "multi-label-classification";
     case MOE_TASK_REGRESS: return "regression";
+    case MOE_TASK_TEXT: return "text2text-generation";
+    case MOE_TASK_ANSWER: return "question-answering";
     }
     return "";
 }

@@ -197,7 +197,8 @@ static void show_routing(server *s, http_exchange *x, const served_model *m, int
     for (int l = 0; l < m->info->n_layers; l++)
         if (only < 0 || l == only)
             write_layer(&b, l, selected + (size_t)l * (size_t)m->info->n_experts,
-                        m->info->n_experts, t.tokens);
+                        m->info->n_experts,
+                        l < m->info->n_layers - 1 ? t.tokens : t.last_tokens);
     jw_close(&b, ']');
     jw_close(&b, '}');
     answer_json(s, x, 200, &b);

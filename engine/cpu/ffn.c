@@ -108,7 +108,10 @@ void cpu_ffn(moe_backend *base, const moe_ffn *w, const float *x, int n_tokens,
             cpu_ffn_sparse(b, w, block_x, n, route->bound + t, route->expert, block_y);
         } else {
             n = n_tokens - t < CPU_FFN_TOKENS ? n_tokens - t : CPU_FFN_TOKENS;
-            cpu_ffn_dense(b, w, block_x, n, block_y);
+            if (w->up) /* two products a neuron: not a plain one any more */
+                cpu_ffn_sparse(b, w, block_x, n, NULL, NULL, block_y);
+            else
+                cpu_ffn_dense(b, w, block_x, n, block_y);
         }
     }
 }

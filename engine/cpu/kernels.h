@@ -89,6 +89,11 @@ typedef struct {
     /* Rows of k at stride ldx, up to 32 of them, to panel [k][32]; absent rows
      * become zero columns. */
     void (*transpose)(const float *x, size_t ldx, int n_rows, int k, float *panel);
+    /* y[r] = x . row[r], of n floats each. */
+    void (*dot_rows)(const float *x, int n, const float *const *row, int n_rows, float *y);
+    /* y = sum over r, ascending, of weight[r] row[r], of n floats; y overlaps none. */
+    void (*mix_rows)(const float *weight, const float *const *row, int n_rows, int n,
+                     float *y);
 } cpu_kernels;
 
 extern const cpu_kernels cpu_kernels_c;

@@ -40,20 +40,31 @@ static moe_status expect_string(const model_config *c, const char *key,
     return MOE_OK;
 }
 
+/* The heads that are known, by architecture. */
+static const struct { const char *name; bool answers; } heads[] = {
+    {"BertForSequenceClassification", false},
+    {"BertForQuestionAnswering", true},
+};
+
 static moe_status read_architecture(model_config *c, moe_error *err)
 {
-    const char *expected = "BertForSequenceClassification";
+    static const char expected[] = "BertForSequenceClassification\" or "
+                                   "\"BertForQuestionAnswering";
     const cJSON *list = cJSON_GetObjectItemCaseSensitive(c->root, "architectures");
     const cJSON *first = cJSON_IsArray(list) ? list->child : NULL;
     if (!cJSON_IsString(first) || first->next)
         return moe_fail(err, MOE_E_FORMAT,
                         "%s: architectures is not an array of one name, expected [\"%s\"]",
                         c->path, expected);
-    if (strcmp(first->valuestring, expected) != 0)
+    for (size_t i = 0; i < sizeof heads / sizeof *heads; i++)
+        if (strcmp(first->valuestring, heads[i].name) == 0) {
+            c->architecture = first->valuestring;
+            c->task = heads[i].answers ? MOE_TASK_ANSWER : MOE_TASK_CLASSIFY;
+        }
+    if (!c->architecture)
         return moe_fail(err, MOE_E_UNSUPPORTED,
                         "%s: architectures is [\"%.100s\"], expected [\"%s\"]", c->path,
                         first->valuestring, expected);
-    c->architecture = first->valuestring;
     return expect_string(c, "model_type", "bert", NULL, err);
 }
 
@@ -84,6 +95,7 @@ static moe_status read_sizes(model_config *c, moe_error *err)
         return moe_fail(err, MOE_E_FORMAT,
                         "%s: hidden_size is %d, expected a multiple of num_attention_heads, %d",
                         c->path, c->d_model, c->n_heads);
+    c->d_head = c->d_model / c->n_heads;
     c->n_experts = (c->d_ff + MOE_EXPERT_SIZE - 1) / MOE_EXPERT_SIZE;
     double eps = 0;
     moe_status status = json_number_or(c->root, c->path, "layer_norm_eps", 0, 0.1, 1e-12,
@@ -205,8 +217,22 @@ static moe_status check_label2id(const model_config *c, moe_error *err)
     return MOE_OK;
 }
 
+/* Of every token: whether an answer starts or ends there. */
+static moe_status label_positions(model_config *c, moe_error *err)
+{
+    c->n_labels = 2;
+    c->labels = calloc(2, sizeof *c->labels);
+    if (!c->labels)
+        return moe_fail(err, MOE_E_MEMORY, "%s: out of memory", c->path);
+    c->labels[0] = "start";
+    c->labels[1] = "end";
+    return MOE_OK;
+}
+
 static moe_status read_labels(model_config *c, moe_error *err)
 {
+    if (c->task == MOE_TASK_ANSWER)
+        return label_positions(c, err);
     const cJSON *map = cJSON_GetObjectItemCaseSensitive(c->root, "id2label");
     int64_t n = 0;
     bool named = cJSON_IsObject(map);
@@ -239,6 +265,8 @@ static moe_status read_task(model_config *c, moe_error *err)
         {"regression", MOE_TASK_REGRESS, 1, 1},
     };
     const char *v, *missing = known[c->n_labels == 1 ? 2 : 0].name;
+    if (c->task == MOE_TASK_ANSWER)
+        return MOE_OK;
     moe_status status =
         json_string_or(c->root, c->path, "problem_type", missing, &v, err);
     if (status)
@@ -260,18 +288,24 @@ static moe_status read_task(model_config *c, moe_error *err)
 
 /* ---- the whole ---------------------------------------------------------- */
 
-static moe_status read_root(model_config *c, moe_error *err)
+static moe_status read_bert(model_config *c, moe_error *err)
 {
-    if (!cJSON_IsObject(c->root))
-        return moe_fail(err, MOE_E_FORMAT, "%s: not a JSON object", c->path);
     moe_status (*const steps[])(model_config *, moe_error *) = {
         read_architecture, read_sizes, read_activation, read_labels, read_task,
     };
     moe_status status = MOE_OK;
     for (size_t i = 0; !status && i < sizeof steps / sizeof *steps; i++)
         status = steps[i](c, err);
-    if (!status)
-        status = refuse_unsupported(c, err);
+    return status ? status : refuse_unsupported(c, err);
+}
+
+static moe_status read_root(model_config *c, moe_error *err)
+{
+    if (!cJSON_IsObject(c->root))
+        return moe_fail(err, MOE_E_FORMAT, "%s: not a JSON object", c->path);
+    const cJSON *type = cJSON_GetObjectItemCaseSensitive(c->root, "model_type");
+    bool t5 = cJSON_IsString(type) && strcmp(type->valuestring, "t5") == 0;
+    moe_status status = t5 ? config_read_t5(c, err) : read_bert(c, err);
     const cJSON *moe = cJSON_GetObjectItemCaseSensitive(c->root, "moefication");
     c->moefied = moe != NULL;
     return status || !moe ? status : config_read_moefication(moe, c, err);

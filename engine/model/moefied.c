@@ -216,7 +216,8 @@ static void shape_weights(const model_config *c, moe_weights *w)
     w->embed_norm = (moe_norm){.d = d, .eps = c->norm_eps};
     for (int i = 0; i < c->n_layers; i++)
         shape_layer(c, i, &w->layers[i]);
-    w->pooler = (moe_linear){.n = d, .k = d};
+    if (c->task != MOE_TASK_ANSWER)
+        w->pooler = (moe_linear){.n = d, .k = d};
     w->classifier = (moe_linear){.n = c->n_labels, .k = d};
 }
 

@@ -187,8 +187,9 @@ int moefied_tensors_list(const moe_weights *weights, moefied_tensor *out)
     add_norm(&l, "bert.embeddings.LayerNorm", &w->embed_norm);
     for (int i = 0; i < w->n_layers; i++)
         add_layer(&l, i, &w->layers[i]);
-    add_linear(&l, "pooler", &w->pooler, false);
-    add_linear(&l, "classifier", &w->classifier, false);
+    if (w->pooler.n)
+        add_linear(&l, "pooler", &w->pooler, false);
+    add_linear(&l, w->pooler.n ? "classifier" : "qa_outputs", &w->classifier, false);
     return l.n;
 }
 

@@ -73,6 +73,17 @@ void unpack_linear(const moe_linear *w, float *rows)
     }
 }
 
+moe_linear pack_linear_columns(const moe_linear *w, int first, int n)
+{
+    moe_linear part = *w;
+    part.n = n;
+    part.w = (const char *)w->w + lower_linear_bytes(w->dtype, first, w->k);
+    part.b = w->b ? w->b + first : NULL;
+    part.scale = w->scale ? w->scale + first : NULL;
+    part.offset = w->offset ? w->offset + first : NULL;
+    return part;
+}
+
 /* The source neuron at place e * 32 + j, or -1. */
 static int source_of(const int32_t *neurons, int d_ff, int e, int j)
 {

@@ -12,6 +12,9 @@ size_t pack_w2_floats(int n_experts, int d);         /* E * ceil(d/64) * 32 * 64
 void pack_linear(const float *rows, int n, int k, float *packed);
 /* Back, of any dtype: rows [n, k]. */
 void unpack_linear(const moe_linear *w, float *rows);
+/* Outputs first .. first + n of a linear layer, without a copy; first must be a
+ * multiple of 32. Works on a backend's pointers as on the host's. */
+moe_linear pack_linear_columns(const moe_linear *w, int first, int n);
 
 /* Neuron j of expert e is source neuron neurons[e * 32 + j], -1 a dead one;
  * neurons NULL: the identity, dead past d_ff.

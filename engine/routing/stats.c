@@ -39,6 +39,7 @@ void routing_stats_add_layer(routing_stats *s, int layer, const uint64_t *counts
 void routing_stats_add_totals(routing_stats *s, const moe_stats_totals *t)
 {
     add(&s->tokens, t->tokens);
+    add(&s->last_tokens, t->last_tokens);
     add(&s->dense_tokens, t->dense_tokens);
     add(&s->neurons_selected, t->neurons_selected);
     add(&s->neurons_skipped, t->neurons_skipped);
@@ -49,6 +50,7 @@ moe_stats_totals moe_stats_read(const moe_engine *e)
     const routing_stats *s = &e->stats;
     return (moe_stats_totals){
         .tokens = get(&s->tokens),
+        .last_tokens = get(&s->last_tokens),
         .dense_tokens = get(&s->dense_tokens),
         .neurons_selected = get(&s->neurons_selected),
         .neurons_skipped = get(&s->neurons_skipped),
@@ -70,6 +72,7 @@ void moe_stats_reset(moe_engine *e)
     for (size_t i = 0; i < n; i++)
         atomic_store_explicit(&s->selected[i], 0, memory_order_relaxed);
     atomic_store_explicit(&s->tokens, 0, memory_order_relaxed);
+    atomic_store_explicit(&s->last_tokens, 0, memory_order_relaxed);
     atomic_store_explicit(&s->dense_tokens, 0, memory_order_relaxed);
     atomic_store_explicit(&s->neurons_selected, 0, memory_order_relaxed);
     atomic_store_explicit(&s->neurons_skipped, 0, memory_order_relaxed);

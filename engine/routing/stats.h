@@ -11,7 +11,7 @@
 typedef struct {
     int n_layers, n_experts;
     _Atomic uint64_t *selected; /* [n_layers, n_experts] */
-    _Atomic uint64_t tokens, dense_tokens, neurons_selected, neurons_skipped;
+    _Atomic uint64_t tokens, last_tokens, dense_tokens, neurons_selected, neurons_skipped;
 } routing_stats;
 
 /* false: out of memory. */

@@ -351,12 +351,14 @@ static void statistics_count_tokens_experts_and_neurons(void **state)
     moe_output out = {.logits = logits};
     assert_int_equal(moe_forward(e, &batch, &out, &err), MOE_OK);
     moe_stats_experts(e, experts);
-    /* Sparse tokens: 1 + 13 with one expert, 7 with two. */
-    static const uint64_t want[] = {7, 0, 21, 0, 21, 7};
+    /* Sparse tokens: 1 + 13 with one expert, 7 with two; the last layer computes the
+     * first of each sequence. All of them count as selected or skipped. */
+    static const uint64_t want[] = {7, 0, 21, 0, 3, 1};
     for (int i = 0; i < LAYERS * EXPERTS; i++)
         assert_int_equal(experts[i], want[i]);
     moe_stats_totals t = moe_stats_read(e);
     assert_int_equal(t.tokens, 21);
+    assert_int_equal(t.last_tokens, 3);
     assert_int_equal(t.dense_tokens, 60);
     assert_int_equal(t.neurons_selected, 60 * 2 * D_FF + 14 * 48 + 7 * 96);
     assert_int_equal(t.neurons_selected + t.neurons_skipped, 81 * 2 * D_FF);

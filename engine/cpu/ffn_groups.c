@@ -1,8 +1,8 @@
-/* ffn_group.c: the feed-forward network of bf16 and int8 weights where the kernels want
+/* ffn_groups.c: the feed-forward network of bf16 and int8 weights where the kernels want
  * more depth than one expert has (AMX). Experts go in groups of 16, tokens in parts:
  *
  *   1. the rows of x are made lower (lower.c);
- *   2. tasks own (a group) x (a part): hidden = act(x w1 + b1) of each token's own experts,
+ *   2. tasks own (a group) x (a part): hidden = act(x w1 + b1), gated times x up, of each token's own experts,
  *      made lower, stands in a row of all experts of the token, with zeros for those it
  *      has not selected. Experts that no token of the part has selected take no place:
  *      the others of the group move together. int8 rows have a scale to a group, from
@@ -63,8 +63,9 @@ static int count_steps(const job *j, int n_active)
 
 /* ---- hidden values ------------------------------------------------------------ */
 
-/* Pairs [cut, cut_end) of expert e, whose hidden values go to values. */
-static void hidden_gemm(const job *j, int e, int next, int cut, int n_rows, float *values)
+/* The hidden values of n_rows pairs of expert e; other: scratch of a gated FFN. */
+static void hidden_gemm(const job *j, int e, int next, int cut, int n_rows, float *values,
+                        float *other)
 {
     const cpu_backend *b = j->b;
     const moe_ffn *w = j->w;
@@ -82,6 +83,7 @@ static void hidden_gemm(const job *j, int e, int next, int cut, int n_rows, floa
     g.a_scale = a_scale;
     g.ahead = next_w1 ? &next_w1 : NULL;
     cpu_gemm_run(b->kernels, w->dtype, &g);
+    ffn_multiply_up(b->kernels, w, e, &g, other);
 }
 
 /* Turns the largest |h| of a part's tokens into scales; inverse [n_tokens]: out. */
@@ -136,12 +138,15 @@ static void hidden_task(void *ctx, int task, int thread)
     const int32_t *cut = j->b->cut + (size_t)part * (size_t)j->w->n_experts;
     const int32_t *cut_end = cut + j->w->n_experts;
     float *values = cpu_thread_scratch(j->b, thread), *to = values;
+    float *other = values + GROUP * CPU_GROUP_TOKENS * MOE_EXPERT_SIZE;
+    int most = j->w->up ? CPU_PAIR_ROWS : CPU_GROUP_TOKENS;
     int active[GROUP], n_active = list_active(j, part, g, active);
     for (int s = 0; s < n_active; s++) {
         int e = active[s], next = s + 1 < n_active ? active[s + 1] : j->w->n_experts;
-        int n_rows = cut_end[e] - cut[e];
-        hidden_gemm(j, e, next, cut[e], n_rows, to);
-        to += n_rows * MOE_EXPERT_SIZE;
+        for (int at = cut[e], n; at < cut_end[e]; at += n, to += n * MOE_EXPERT_SIZE) {
+            n = cut_end[e] - at < most ? cut_end[e] - at : most;
+            hidden_gemm(j, e, next, at, n, to, other);
+        }
     }
     keep_hidden(j, part, g, active, n_active, values);
 }
@@ -225,7 +230,7 @@ static int count_parts(const job *j)
     return parts;
 }
 
-void cpu_ffn_group(cpu_backend *b, const moe_ffn *w, const float *x, int n_tokens, float *y)
+void cpu_ffn_groups(cpu_backend *b, const moe_ffn *w, const float *x, int n_tokens, float *y)
 {
     cpu_lower_rows(b, w->dtype, x, (size_t)w->d, n_tokens, w->d);
     job j = {.b = b, .w = w, .n_tokens = n_tokens, .y = y,
