@@ -240,6 +240,8 @@ int cmd_bench(int argc, char **argv)
         return bench_shape(&a);
     moe_status status = moe_model_open(a.model, &m, &err);
     if (status == MOE_OK)
+        status = cli_refuse_text(moe_model_describe(m), "bench", &err);
+    if (status == MOE_OK)
         status = run(&a, NULL, m, &err);
     moe_model_close(m);
     return status == MOE_OK ? EXIT_DONE : cli_failed(&err);

@@ -328,6 +328,10 @@ int cmd_convert(int argc, char **argv)
     o.n_threads = a.threads;
     if (moe_model_open(a.source, &m, &err) != MOE_OK)
         return cli_failed(&err);
+    if (cli_refuse_text(&m->info, "convert", &err) != MOE_OK) {
+        moe_model_close(m);
+        return cli_failed(&err);
+    }
     if (m->info.moefied) {
         moe_fail(&err, MOE_E_ARGUMENT, "%s: is MoEfied already; moefy export writes a "
                  "dense checkpoint of it", a.source);

@@ -228,7 +228,8 @@ int cmd_relufy(int argc, char **argv)
         return code;
     if (moe_model_open(a.source, &m, &err) != MOE_OK)
         return cli_failed(&err);
-    code = check_model(a.source, m, &err) == MOE_OK ? run(&a, &o, m) : cli_failed(&err);
+    code = cli_refuse_text(moe_model_describe(m), "relufy", &err) == MOE_OK &&
+                   check_model(a.source, m, &err) == MOE_OK ? run(&a, &o, m) : cli_failed(&err);
     moe_model_close(m);
     return code;
 }

@@ -173,7 +173,9 @@ int cmd_report(int argc, char **argv)
     if (session_open(&s, a.model, MOE_BACKEND_AUTO, a.threads, &err) != MOE_OK)
         return cli_failed(&err);
     interrupt_begin();
-    moe_status status = figures_check(s.info, &err);
+    moe_status status = cli_refuse_text(s.info, "report", &err);
+    if (status == MOE_OK)
+        status = figures_check(s.info, &err);
     if (status == MOE_OK && a.out)
         status = page_begin(a.out, &p, &err);
     if (status == MOE_OK)

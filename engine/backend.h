@@ -44,6 +44,9 @@ typedef struct {
     const int32_t *cu_q, *cu_k;   /* [n_seqs + 1]; at least one key where there is a query */
     const float *q, *k, *v;
     size_t ldq, ldkv;             /* floats from row to row */
+    const int32_t *key_row;       /* NULL, or host [cu_k[n_seqs]]: key j of the lists is not
+                                     row j but row key_row[j]. Every sequence then has one
+                                     query, s being that of sequence s; cu_q is not read */
     float scale;                  /* over 0 */
     bool causal;                  /* a query sees no key past its own position */
     const float *bias;            /* [n_heads, 2 span - 1] of key - query + span - 1, or NULL;
@@ -69,8 +72,8 @@ typedef struct {
     /* Copies backend memory to the host, waiting for what writes it. */
     void (*download)(moe_backend *b, void *host, const void *from, size_t bytes);
 
-    /* y[t, :] = norm(words[id[t]] + positions[p] + types[type[t]]), p counting
-     * from 0 in each sequence. ids, types (or NULL), cu_seqlens: host. */
+    /* y[t, :] = norm(words[id[t]] + positions[p] + types[type[t]]), p counting from 0 in
+     * each sequence; tables without rows are left out, and so is a norm without gamma. ids, types (or NULL), cu_seqlens: host. */
     void (*embed)(moe_backend *b, const moe_weights *w, const int32_t *ids,
                   const int32_t *types, const int32_t *cu_seqlens, int n_seqs,
                   float *y);
@@ -81,6 +84,10 @@ typedef struct {
     /* y = norm(x + residual), rows of w->d; y may be x or residual. */
     void (*add_norm)(moe_backend *b, const moe_norm *w, const float *x,
                      const float *residual, int n_rows, float *y);
+    /* The same before a part of the network instead of after it: sum = x + residual, which
+     * may be either of them, and y = norm(sum). x NULL: y = norm(residual) and no sum. */
+    void (*pre_norm)(moe_backend *b, const moe_norm *w, const float *x,
+                     const float *residual, int n_rows, float *sum, float *y);
     /* y[i, :] = x[row[i], :], rows of d. row: host. */
     void (*gather_rows)(moe_backend *b, const float *x, int d,
                         const int32_t *row, int n_rows, float *y);
@@ -89,7 +96,7 @@ typedef struct {
     void (*router_scores)(moe_backend *b, const moe_router *w, const float *x,
                           int n_tokens, float *scores);
     /* mass[t, e] = sum of max(0, h_n) over the expert's neurons: the paper's
-     * ground truth. Computes every neuron. mass [n_tokens, E]. */
+     * ground truth; of a gated FFN the sum of |h_n|. Computes every neuron. mass [n_tokens, E]. */
     void (*expert_mass)(moe_backend *b, const moe_ffn *w, const float *x,
                         int n_tokens, float *mass);
     /* Each token's experts, by its sequence's choice. scores [n_tokens, n_experts];
@@ -98,8 +105,8 @@ typedef struct {
     void (*select)(moe_backend *b, const float *scores, const moe_choice *choice,
                    const int32_t *cu_seqlens, int n_seqs, int n_experts,
                    moe_route *route);
-    /* y[t, :] = b2 + sum over selected e of act(x w1_e + b1_e) w2_e; just b2 for a
-     * token without experts.
+    /* y[t, :] = b2 + sum over selected e of h_e w2_e, h_e = act(x w1_e + b1_e), gated
+     * times x up_e; just b2 for a token without experts.
      * route NULL: all experts (dense). x, y [n_tokens, d], not the same. */
     void (*ffn)(moe_backend *b, const moe_ffn *w, const float *x, int n_tokens,
                 const moe_route *route, float *y);
@@ -112,11 +119,12 @@ struct moe_backend {
 
 /* Makes the CPU backend. max_tokens bounds n_tokens and n_rows of later calls;
  * the scratch is sized from it and the model's largest shapes.
- * MOE_ISA=c|avx2|avx512 in the environment forces an ISA; one that this machine
- * lacks is MOE_E_UNSUPPORTED. */
+ * MOE_ISA=c|avx2|avx2vnni|avx512|avx512vnni|avx512bf16|avx512amx in the environment
+ * forces an ISA; one that this machine lacks is MOE_E_UNSUPPORTED. */
 typedef struct {
     int max_tokens, max_seq; /* rows of a call; tokens of one sequence */
     int d_model, n_heads, n_experts;
+    int d_head;              /* columns of a head; 0: d_model / n_heads */
     int router_width;        /* largest hidden width of a two-layer router */
 } moe_backend_shape;
 moe_status moe_cpu_backend(moe_pool *pool, const moe_backend_shape *shape,

@@ -2,9 +2,10 @@
  *
  * moe_forward checks the batch, then cuts it into chunks of whole sequences so
  * that the activations stay small and in cache whatever the batch; a sequence's
- * result does not depend on the cut. The steps run the same code, each over all
- * chunks, between the caller's rows. One thread owns an engine. */
+ * result does not depend on the cut. steps.c runs the same code in parts. One thread
+ * owns an engine. */
 #include "engine/engine.h"
+#include "engine/graph/t5.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -23,13 +24,14 @@ static bool allocate(moe_engine *e)
     moe_backend *b = e->backend;
     const moe_model_info *info = &e->model->info;
     size_t n = (size_t)e->chunk_tokens, d = (size_t)info->d_model;
+    size_t inner = (size_t)e->d_inner, wide = d > inner ? d : inner;
     size_t experts = (size_t)e->max_experts, layers = (size_t)info->n_layers;
     void *(*alloc)(moe_backend *, size_t) = b->ops->alloc;
 
     e->x = alloc(b, n * d * sizeof(float));
-    e->y = alloc(b, n * d * sizeof(float));
-    e->z = alloc(b, n * d * sizeof(float));
-    e->qkv = alloc(b, 3 * n * d * sizeof(float));
+    e->y = alloc(b, n * wide * sizeof(float));
+    e->z = alloc(b, n * wide * sizeof(float));
+    e->qkv = alloc(b, 3 * n * inner * sizeof(float));
     e->scores = alloc(b, n * experts * sizeof(float));
     e->logits = alloc(b, n * (size_t)info->n_labels * sizeof(float));
     e->route.bound = alloc(b, (n + 1) * sizeof(int32_t));
@@ -108,12 +110,15 @@ moe_status moe_engine_create(const moe_model *m, moe_pool *pool,
     if (e->chunk_tokens < m->info.max_tokens)
         e->chunk_tokens = m->info.max_tokens;
     e->max_experts = m->info.n_experts;
+    e->d_head = m->d_head ? m->d_head : m->info.d_model / m->info.n_heads;
+    e->d_inner = e->d_head * m->info.n_heads;
 
     moe_backend_shape shape = {
         .max_tokens = e->chunk_tokens,
         .max_seq = m->info.max_tokens,
         .d_model = m->info.d_model,
         .n_heads = m->info.n_heads,
+        .d_head = e->d_head,
         .n_experts = e->max_experts,
         .router_width = widest_router(&m->weights),
     };
@@ -123,6 +128,8 @@ moe_status moe_engine_create(const moe_model *m, moe_pool *pool,
                           e->chunk_tokens);
     if (status == MOE_OK)
         status = weights_upload(e->backend, &m->weights, &e->weights, err);
+    if (status == MOE_OK && m->family == MOE_FAMILY_T5)
+        status = t5_arena_create(e, err);
     if (status != MOE_OK) {
         moe_engine_destroy(e);
         return status;
@@ -138,6 +145,7 @@ void moe_engine_destroy(moe_engine *e)
 {
     if (!e)
         return;
+    t5_arena_free(e->t5);
     weights_release(&e->weights);
     routing_stats_free(&e->stats);
     free(e->cu_seqlens);
@@ -163,6 +171,16 @@ void moe_engine_destroy(moe_engine *e)
     free(e);
 }
 
+moe_status engine_capture(moe_engine *e, const chunk *c, int layer, const float *rows,
+                          moe_error *err)
+{
+    if (!e->capture)
+        return MOE_OK;
+    size_t floats = (size_t)c->n_tokens * (size_t)e->model->info.d_model;
+    e->backend->ops->download(e->backend, e->host_x, rows, floats * sizeof(float));
+    return e->capture(e->capture_ctx, layer, e->host_x, c->n_tokens, err);
+}
+
 const char *moe_engine_isa(const moe_engine *e)
 {
     return e->backend->isa;
@@ -179,10 +197,11 @@ static moe_status check_tokens(const moe_engine *e, const moe_batch *b, int seq,
             return moe_fail(err, MOE_E_ARGUMENT,
                             "sequence %d: token id %d at %d, expected 0 to %d", seq,
                             b->token_ids[t], t - b->cu_seqlens[seq], w->words.n - 1);
-        if (b->token_types && (b->token_types[t] < 0 || b->token_types[t] >= w->types.n))
+        int n_types = w->types.n ? w->types.n : 1;
+        if (b->token_types && (b->token_types[t] < 0 || b->token_types[t] >= n_types))
             return moe_fail(err, MOE_E_ARGUMENT,
                             "sequence %d: token type %d at %d, expected 0 to %d", seq,
-                            b->token_types[t], t - b->cu_seqlens[seq], w->types.n - 1);
+                            b->token_types[t], t - b->cu_seqlens[seq], n_types - 1);
     }
     return MOE_OK;
 }
@@ -220,7 +239,7 @@ static moe_status check_sequence(const moe_engine *e, const moe_batch *b, int se
     return status == MOE_OK ? check_tokens(e, b, seq, err) : status;
 }
 
-static moe_status check_batch(const moe_engine *e, const moe_batch *b, moe_error *err)
+moe_status engine_check_batch(const moe_engine *e, const moe_batch *b, moe_error *err)
 {
     if (b->n_seqs < 0)
         return moe_fail(err, MOE_E_ARGUMENT, "batch has %d sequences", b->n_seqs);
@@ -235,13 +254,43 @@ static moe_status check_batch(const moe_engine *e, const moe_batch *b, moe_error
     return MOE_OK;
 }
 
-/* The chunk of whole sequences that starts at sequence `first`. */
-static chunk cut_chunk(moe_engine *e, const moe_batch *b, int first)
+static moe_status check_targets(const moe_engine *e, const moe_batch *b, int seq,
+                                moe_error *err)
+{
+    const moe_model_info *info = &e->model->info;
+    int64_t n = (int64_t)b->cu_targets[seq + 1] - b->cu_targets[seq];
+    if (n < 1 || n > info->max_tokens)
+        return moe_fail(err, MOE_E_ARGUMENT, "sequence %d has %lld targets, expected 1 to %d",
+                        seq, (long long)n, info->max_tokens);
+    for (int32_t t = b->cu_targets[seq]; t < b->cu_targets[seq + 1]; t++)
+        if (b->target_ids[t] < 0 || b->target_ids[t] >= info->n_vocab)
+            return moe_fail(err, MOE_E_ARGUMENT,
+                            "sequence %d: target id %d at %d, expected 0 to %d", seq,
+                            b->target_ids[t], t - b->cu_targets[seq], info->n_vocab - 1);
+    return MOE_OK;
+}
+
+moe_status engine_check_all(const moe_engine *e, const moe_batch *b, moe_error *err)
+{
+    moe_status status = engine_check_batch(e, b, err);
+    if (status != MOE_OK || !b->cu_targets)
+        return status;
+    if (e->model->family != MOE_FAMILY_T5)
+        return moe_fail(err, MOE_E_ARGUMENT, "batch has targets, but the model has no decoder");
+    if (b->n_seqs > 0 && b->cu_targets[0] != 0)
+        return moe_fail(err, MOE_E_ARGUMENT, "cu_targets starts at %d, expected 0",
+                        b->cu_targets[0]);
+    for (int s = 0; status == MOE_OK && s < b->n_seqs; s++)
+        status = check_targets(e, b, s, err);
+    return status;
+}
+
+chunk engine_cut_chunk(moe_engine *e, const moe_batch *b, int first, int most_seqs)
 {
     int32_t start = b->cu_seqlens[first];
     int n = 0;
     e->cu_seqlens[0] = 0;
-    while (first + n < b->n_seqs &&
+    while (first + n < b->n_seqs && n < most_seqs &&
            b->cu_seqlens[first + n + 1] - start <= e->chunk_tokens) {
         e->cu_seqlens[n + 1] = b->cu_seqlens[first + n + 1] - start;
         n++;
@@ -253,33 +302,29 @@ static chunk cut_chunk(moe_engine *e, const moe_batch *b, int first)
         .ids = b->token_ids + start,
         .types = b->token_types ? b->token_types + start : NULL,
         .selection = b->selection ? b->selection + first : NULL,
+        .end_layer = e->weights.n_layers - e->weights.n_decoder_layers,
     };
 }
 
-/* Where the logits of a sequence begin. */
-static float *logits_of(const moe_engine *e, const moe_batch *b, float *logits, int first)
+chunk engine_cut_all(moe_engine *e, const moe_batch *b, int first)
+{
+    int most = b->n_seqs - first;
+    if (b->cu_targets)
+        for (most = 1; first + most < b->n_seqs && b->cu_targets[first + most + 1] -
+                                                   b->cu_targets[first] <= e->chunk_tokens;)
+            most++;
+    chunk c = engine_cut_chunk(e, b, first, most);
+    if (b->cu_targets)
+        t5_set_targets(e, b, first, &c);
+    return c;
+}
+
+float *engine_logits_of(const moe_engine *e, const moe_batch *b, float *logits, int first)
 {
     bool every_token = e->model->info.task == MOE_TASK_ANSWER;
     size_t row = (size_t)(every_token ? b->cu_seqlens[first] : first);
-    return logits + row * (size_t)e->model->info.n_labels;
+    return e->t5 ? NULL : logits + row * (size_t)e->model->info.n_labels;
 }
-
-moe_status moe_forward(moe_engine *e, const moe_batch *batch, moe_output *out,
-                       moe_error *err)
-{
-    moe_status status = check_batch(e, batch, err);
-    for (int first = 0; status == MOE_OK && first < batch->n_seqs;) {
-        chunk c = cut_chunk(e, batch, first);
-        c.logits = logits_of(e, batch, out->logits, first);
-        c.effective_ratio = out->effective_ratio ? out->effective_ratio + first : NULL;
-        c.mass = out->mass ? out->mass + first : NULL;
-        status = bert_forward(e, &c, err);
-        first += c.n_seqs;
-    }
-    return status;
-}
-
-/* ---- step by step ------------------------------------------------------ */
 
 /* Where a sequence begins in the caller's rows. */
 static size_t first_float(const moe_engine *e, const moe_batch *b, int seq)
@@ -287,74 +332,19 @@ static size_t first_float(const moe_engine *e, const moe_batch *b, int seq)
     return (size_t)b->cu_seqlens[seq] * (size_t)e->model->info.d_model;
 }
 
-static size_t chunk_bytes(const moe_engine *e, const chunk *c)
+moe_status moe_forward(moe_engine *e, const moe_batch *batch, moe_output *out,
+                       moe_error *err)
 {
-    return (size_t)c->n_tokens * (size_t)e->model->info.d_model * sizeof(float);
-}
-
-moe_status moe_step_embed(moe_engine *e, const moe_batch *b, float *x, moe_error *err)
-{
-    moe_status status = check_batch(e, b, err);
-    for (int first = 0; status == MOE_OK && first < b->n_seqs;) {
-        chunk c = cut_chunk(e, b, first);
-        bert_embed(e, &c);
-        e->backend->ops->download(e->backend, x + first_float(e, b, first), e->x,
-                                  chunk_bytes(e, &c));
-        first += c.n_seqs;
-    }
-    return status;
-}
-
-static void step_ffn(moe_engine *e, const chunk *c, int layer)
-{
-    route_begin(e, c);
-    bert_ffn(e, c, layer);
-}
-
-/* Half a layer over all chunks, in place. */
-static moe_status step_layer(moe_engine *e, int layer, const moe_batch *b, float *x,
-                             void (*half)(moe_engine *, const chunk *, int),
-                             moe_error *err)
-{
-    moe_backend *k = e->backend;
-    if (layer < 0 || layer >= e->weights.n_layers)
-        return moe_fail(err, MOE_E_ARGUMENT, "layer is %d, expected 0 to %d", layer,
-                        e->weights.n_layers - 1);
-    moe_status status = check_batch(e, b, err);
-    for (int first = 0; status == MOE_OK && first < b->n_seqs;) {
-        chunk c = cut_chunk(e, b, first);
-        c.uncounted = true;
-        float *rows = x + first_float(e, b, first);
-        k->ops->put(k, e->x, rows, chunk_bytes(e, &c));
-        half(e, &c, layer);
-        k->ops->download(k, rows, e->x, chunk_bytes(e, &c));
-        first += c.n_seqs;
-    }
-    return status;
-}
-
-moe_status moe_step_attention(moe_engine *e, int layer, const moe_batch *b, float *x,
-                              moe_error *err)
-{
-    return step_layer(e, layer, b, x, bert_attention, err);
-}
-
-moe_status moe_step_ffn(moe_engine *e, int layer, const moe_batch *b, float *x,
-                        moe_error *err)
-{
-    return step_layer(e, layer, b, x, step_ffn, err);
-}
-
-moe_status moe_step_head(moe_engine *e, const moe_batch *b, const float *x,
-                         float *logits, moe_error *err)
-{
-    moe_status status = check_batch(e, b, err);
-    for (int first = 0; status == MOE_OK && first < b->n_seqs;) {
-        chunk c = cut_chunk(e, b, first);
-        c.logits = logits_of(e, b, logits, first);
-        e->backend->ops->put(e->backend, e->x, x + first_float(e, b, first),
-                             chunk_bytes(e, &c));
-        bert_head(e, &c);
+    moe_status status = engine_check_all(e, batch, err);
+    for (int first = 0; status == MOE_OK && first < batch->n_seqs;) {
+        chunk c = engine_cut_all(e, batch, first);
+        c.logits = engine_logits_of(e, batch, out->logits, first);
+        c.states = out->states ? out->states + first_float(e, batch, first) : NULL;
+        c.target_logprob = batch->cu_targets && out->target_logprob
+                               ? out->target_logprob + batch->cu_targets[first] : NULL;
+        c.effective_ratio = out->effective_ratio ? out->effective_ratio + first : NULL;
+        c.mass = out->mass ? out->mass + first : NULL;
+        status = e->t5 ? t5_forward(e, &c, err) : bert_forward(e, &c, err);
         first += c.n_seqs;
     }
     return status;

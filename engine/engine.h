@@ -16,10 +16,14 @@ typedef struct {
     int n_seqs, n_tokens;
     const int32_t *cu_seqlens;      /* [n_seqs + 1] */
     const int32_t *ids, *types;     /* [n_tokens]; types may be NULL */
+    const int32_t *positions;       /* [n_tokens] in their sequence; NULL: from 0 */
     const moe_selection *selection; /* [n_seqs], NULL: dense */
+    int first_layer, end_layer;     /* the layers that it goes through */
     float *logits;                  /* out [n_seqs, n_labels]; ANSWER: [n_tokens, 2] */
     double *effective_ratio, *mass; /* out [n_seqs], or NULL */
     bool uncounted;                 /* stays out of the statistics */
+    const int32_t *cu_targets, *target_ids; /* T5: the batch's, or NULL; as cu_seqlens */
+    float *states, *target_logprob; /* T5: out, or NULL */
     const int32_t *whole;           /* NULL, or: these are the first tokens of sequences
                                        with such cu_seqlens, the others are not computed */
 } chunk;
@@ -31,10 +35,12 @@ struct moe_engine {
     moe_capture capture;
     void *capture_ctx;
     int chunk_tokens, max_experts; /* experts of the widest layer */
+    int d_head, d_inner;       /* columns of one head, of all heads */
 
     /* Backend memory, rows of chunk_tokens. */
-    float *x, *y, *z;          /* [chunk_tokens, d_model] */
-    float *qkv;                /* [chunk_tokens, 3 d_model] */
+    float *x;                  /* [chunk_tokens, d_model] */
+    float *y, *z;              /* [chunk_tokens, the larger of d_model and d_inner] */
+    float *qkv;                /* [chunk_tokens, 3 d_inner] */
     float *scores;             /* [chunk_tokens, max_experts] */
     float *logits;             /* [chunk_tokens, n_labels] */
     moe_route route;
@@ -59,7 +65,23 @@ struct moe_engine {
     int *real_neurons;         /* [n_layers, max_experts] without dead ones */
 
     routing_stats stats;
+    struct t5_arena *t5;       /* NULL but for T5; graph/t5.h */
 };
+
+/* Hands rows [c->n_tokens, d_model] that enter a layer's FFN to the capture, if any. */
+moe_status engine_capture(moe_engine *e, const chunk *c, int layer, const float *rows,
+                          moe_error *err);
+
+/* Checks a batch as moe_forward does, but for its targets. */
+moe_status engine_check_batch(const moe_engine *e, const moe_batch *b, moe_error *err);
+/* The same with the targets, if there are any. */
+moe_status engine_check_all(const moe_engine *e, const moe_batch *b, moe_error *err);
+/* The chunk of at most most_seqs whole sequences from `first` on: e->cu_seqlens. */
+chunk engine_cut_chunk(moe_engine *e, const moe_batch *b, int first, int most_seqs);
+/* Where the logits of sequence `first` begin in those of the batch. */
+float *engine_logits_of(const moe_engine *e, const moe_batch *b, float *logits, int first);
+/* The chunk from `first` on with its targets, if any, which fit as its tokens do. */
+chunk engine_cut_all(moe_engine *e, const moe_batch *b, int first);
 
 /* BERT: embeddings, post-norm encoder layers, pooler and classifier. */
 moe_status bert_forward(moe_engine *e, const chunk *c, moe_error *err);

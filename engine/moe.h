@@ -60,6 +60,7 @@ typedef enum {
     MOE_TASK_CLASSIFY,    /* one label of several: softmax over the logits */
     MOE_TASK_MULTI_LABEL, /* any labels: sigmoid of each logit */
     MOE_TASK_REGRESS,     /* one raw number */
+    MOE_TASK_TEXT,        /* text to text (T5): answers come from moe_decode */
     MOE_TASK_ANSWER,      /* where in a text the answer begins and ends: two logits to
                              every token, labelled "start" and "end" */
 } moe_task;
@@ -96,8 +97,10 @@ typedef struct {
     moe_task task;
     bool moefied;             /* false: a Hugging Face checkpoint, runs dense only */
     int n_layers, d_model, n_heads, d_ff, n_vocab;
-    int max_tokens;           /* longest sequence, special tokens included */
-    int n_labels;
+    int n_decoder_layers;     /* of n_layers, the last ones: 0 but for MOE_TASK_TEXT */
+    int max_tokens;           /* longest sequence, special tokens included; of a decoder's
+                                 too */
+    int n_labels;             /* 0 of MOE_TASK_TEXT */
     const char *const *labels; /* [n_labels], by id */
     const char *activation;    /* "relu", "gelu", "gelu_new" */
     const char *dtype;         /* of the layers' linear weights: "f32", "bf16" or "int8" */
@@ -208,11 +211,20 @@ typedef struct {
     const int32_t *token_types; /* the same, or NULL: all 0 */
     const moe_selection *selection; /* [n_seqs], or NULL: dense. One selector for
                                        all; ratios and policies may be mixed */
+
+    /* MOE_TASK_TEXT alone. The tokens that each sequence's answer is to have, </s>
+     * included: the decoder gets them one place later, behind its start token, and
+     * tells what it would have said. NULL: the encoder alone runs. */
+    const int32_t *cu_targets;  /* [n_seqs + 1], from 0; at least one, at most max_tokens */
+    const int32_t *target_ids;  /* [cu_targets[n_seqs]] */
+    const float *memory;        /* steps on decoder layers: the encoder's states
+                                   [cu_seqlens[n_seqs], d_model], of moe_step_encoded */
 } moe_batch;
 
 /* Filled by moe_forward into arrays of the caller. */
 typedef struct {
-    float *logits;           /* [n_seqs, n_labels]; of ANSWER [tokens, 2] */
+    float *logits;           /* [n_seqs, n_labels]; of ANSWER [tokens, 2]; not
+                                looked at of TEXT */
     double *effective_ratio; /* [n_seqs] neurons selected / neurons, over all tokens and
                                 layers, or NULL. Tokens of the last layer that no head
                                 reads are not computed, at any ratio; they count with
@@ -220,6 +232,9 @@ typedef struct {
     double *mass;            /* [n_seqs] share of positive activation kept of the tokens
                                 that are computed, or NULL; asking for it computes every
                                 neuron of theirs */
+    float *states;           /* MOE_TASK_TEXT: [n_tokens, d_model] the encoder's, or NULL */
+    float *target_logprob;   /* MOE_TASK_TEXT with targets: [n_targets] log-probability
+                                of each, after those before it, or NULL */
 } moe_output;
 
 /* Called once a layer and chunk from within moe_forward, on its thread.
@@ -260,20 +275,69 @@ moe_status moe_forward(moe_engine *e, const moe_batch *batch,
 /* Out: the rows that enter layer 0. */
 moe_status moe_step_embed(moe_engine *e, const moe_batch *b, float *x, moe_error *err);
 /* In place: rows that enter the layer become rows that enter its FFN (BERT:
- * attention, residual, norm). */
+ * attention, residual, norm; T5: attention and residual, in the decoder twice, and
+ * moe_step_ffn_input makes of them what enters the FFN). On decoder layers the rows
+ * are those of the targets, and b->memory is read. */
 moe_status moe_step_attention(moe_engine *e, int layer, const moe_batch *b, float *x,
                               moe_error *err);
 /* In place: rows that enter the FFN become rows that leave the layer (the experts
  * that b->selection asks for, residual, norm). */
 moe_status moe_step_ffn(moe_engine *e, int layer, const moe_batch *b, float *x,
                         moe_error *err);
-/* Rows that leave the last layer to logits as moe_output has them. */
+/* Rows as moe_step_attention leaves them to the rows that the FFN multiplies: T5 norms
+ * them first, BERT did already (a copy). x, out [n_rows, d_model] may be the same. */
+moe_status moe_step_ffn_input(moe_engine *e, int layer, const float *x, int n_rows,
+                              float *out, moe_error *err);
+/* MOE_TASK_TEXT, in place: rows that leave the encoder's last layer to its states. */
+moe_status moe_step_encoded(moe_engine *e, const moe_batch *b, float *x, moe_error *err);
+/* MOE_TASK_TEXT. Out: the rows [n_targets, d_model] that enter the first decoder layer. */
+moe_status moe_step_embed_targets(moe_engine *e, const moe_batch *b, float *x, moe_error *err);
+/* Rows that leave the last layer to logits as moe_output has them; of TEXT the targets'
+ * rows to logits [n_targets, n_vocab]. */
 moe_status moe_step_head(moe_engine *e, const moe_batch *b, const float *x,
                          float *logits, moe_error *err);
 
 /* Logits to what the task calls scores: softmax, sigmoid or the raw value. Not for
  * ANSWER. logits, scores [n_labels]; may be the same array. */
 void moe_scores(const moe_model *m, const float *logits, float *scores);
+
+/* ---- text to text ----------------------------------------------------- */
+
+/* The tokens of a set of label words, each with </s>, as a tree of their prefixes.
+ * Immutable: any thread. */
+typedef struct moe_labels moe_labels;
+/* words [n]: UTF-8, tokenized by the model as texts are. MOE_E_ARGUMENT: no words, one
+ * that has no token, or two with the same tokens; MOE_E_LIMIT: more than 4096 words, or
+ * more tokens than the model takes. The model must outlive *out. */
+moe_status moe_labels_create(const moe_model *m, const char *const *words, int n,
+                             moe_labels **out, moe_error *err);
+void moe_labels_destroy(moe_labels *l);
+int moe_labels_count(const moe_labels *l);
+int moe_labels_tokens(const moe_labels *l); /* nodes of the tree: rows of decoder work */
+
+/* What is wanted of one sequence, and what came of it. */
+typedef struct {
+    const moe_labels *labels; /* to score; NULL: a generated text */
+    float *logprob;           /* labels: out [moe_labels_count], summed over a label's tokens */
+    int max_new_tokens;       /* text: at most so many, </s> included; 1 to max_tokens */
+    int32_t *ids;             /* text: out [max_new_tokens], without the start token */
+    int n_ids;                /* text: out */
+    bool ended;               /* text: out, the last of ids is </s>; false: the limit */
+} moe_decoding;
+
+/* Runs encoder and decoder of a MOE_TASK_TEXT model: greedy text, or the log-probability
+ * of each label, by one pass over the tree. Sequences of both kinds, of any ratios and any
+ * number may be mixed; a sequence's result is the same bits in any batch and with any
+ * number of threads. Targets of the batch are not looked at. Each decoder token is
+ * routed by itself: with MOE_POLICY_SEQUENCE its layers share its budget.
+ * effective_ratio [n_seqs]: out over both halves, or NULL. Errors as of moe_forward. */
+moe_status moe_decode(moe_engine *e, const moe_batch *batch, moe_decoding *each,
+                      double *effective_ratio, moe_error *err);
+
+/* The text of ids, special ones left out. *out ends in NUL: free(). MOE_E_UNSUPPORTED
+ * where the model's tokenizer makes no text of ids. Any thread. */
+moe_status moe_detokenize(const moe_model *m, const int32_t *ids, int n, char **out,
+                          moe_error *err);
 
 /* ---- question answering ----------------------------------------------- */
 

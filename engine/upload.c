@@ -51,9 +51,12 @@ static void ffn_up(uploader *u, moe_ffn *w)
     size_t neurons = (size_t)w->n_experts * MOE_EXPERT_SIZE;
     size_t columns = lower_w2_bytes(MOE_I8, 1, w->d) / MOE_EXPERT_SIZE;
     w->w1 = bytes_up(u, w->w1, lower_linear_bytes(w->dtype, (int)neurons, w->d));
+    w->up = bytes_up(u, w->up, lower_linear_bytes(w->dtype, (int)neurons, w->d));
     w->b1 = floats_up(u, w->b1, neurons);
     w->w2 = bytes_up(u, w->w2, lower_w2_bytes(w->dtype, w->n_experts, w->d));
     w->b2 = floats_up(u, w->b2, (size_t)w->d);
+    w->scale_up = floats_up(u, w->scale_up, neurons);
+    w->offset_up = bytes_up(u, w->offset_up, neurons * sizeof *w->offset_up);
     w->scale1 = floats_up(u, w->scale1, neurons);
     w->offset1 = bytes_up(u, w->offset1, neurons * sizeof *w->offset1);
     w->scale2 = floats_up(u, w->scale2, columns);
@@ -75,6 +78,10 @@ static void layer_up(uploader *u, moe_layer *w)
     linear_up(u, &w->qkv);
     linear_up(u, &w->attention_out);
     norm_up(u, &w->attention_norm);
+    linear_up(u, &w->cross_q);
+    linear_up(u, &w->cross_kv);
+    linear_up(u, &w->cross_out);
+    norm_up(u, &w->cross_norm);
     ffn_up(u, &w->ffn);
     router_up(u, &w->router);
     norm_up(u, &w->ffn_norm);
@@ -98,6 +105,9 @@ moe_status weights_upload(moe_backend *b, const moe_weights *host, moe_weights *
         layer_up(&u, &out->layers[l]);
     linear_up(&u, &out->pooler);
     linear_up(&u, &out->classifier);
+    norm_up(&u, &out->encoder_norm);
+    norm_up(&u, &out->decoder_norm);
+    linear_up(&u, &out->lm_head);
     if (!u.failed)
         return MOE_OK;
     weights_release(out);

@@ -17,6 +17,9 @@ moe_status models_open(models *m, const config *c, moe_error *err)
         status = moe_model_open(c->models[i].dir, &s->model, err);
         if (status == MOE_OK)
             s->info = moe_model_describe(s->model);
+        if (status == MOE_OK && s->info->task == MOE_TASK_TEXT)
+            status = moe_fail(err, MOE_E_UNSUPPORTED, "%s: is a %s, which is not served yet",
+                              s->info->dir, s->info->architecture);
         queue_init(&s->line, c->queue_inputs, c->queue_tokens);
         m->n++;
     }

@@ -34,7 +34,7 @@ static size_t round_up(size_t n)
 size_t cpu_attention_floats(const moe_backend_shape *s)
 {
     size_t seq = round_up((size_t)s->max_seq);
-    size_t head = round_up((size_t)(s->d_model / s->n_heads));
+    size_t head = round_up((size_t)(s->d_head ? s->d_head : s->d_model / s->n_heads));
     return seq * (2 * head + CPU_QUERY_ROWS);
 }
 
@@ -169,6 +169,10 @@ void cpu_attention(moe_backend *base, const moe_attention *a)
     cpu_backend *b = (cpu_backend *)base;
     if (a->n_seqs == 0)
         return;
+    if (a->key_row) {
+        cpu_attention_rows(b, a);
+        return;
+    }
     job j = {.b = b, .a = a};
     /* Each part packs the head anew: never fewer than MIN_QUERIES for that. */
     int most = most_queries(a) / MIN_QUERIES;

@@ -65,6 +65,9 @@ static bool create_thread_scratch(cpu_backend *b)
     size_t floats = cpu_attention_floats(&b->shape);
     floats = larger(floats, CPU_DENSE_TOKENS * MOE_W2_PANEL);
     floats = larger(floats, (size_t)b->shape.d_model);
+    if (b->kernels->add_group_i8)
+        floats = larger(floats, (CPU_GROUP_TOKENS * CPU_GROUP_EXPERTS + CPU_PAIR_ROWS) *
+                                    MOE_EXPERT_SIZE);
     b->thread_floats = (floats + 1023) / 1024 * 1024 + 16; /* not a multiple of 4096 bytes */
     return alloc_floats(b, &b->thread_scratch, b->thread_floats * (size_t)b->n_threads);
 }
@@ -80,11 +83,17 @@ static bool create_ffn_scratch(cpu_backend *b)
     size_t cuts = larger(CPU_OUT_TOKENS, sparse / 16) + 1;
     /* Dense planes are whole, so experts count up to a multiple of four. */
     size_t hidden = tokens * (experts + CPU_PLANE_EXPERTS - 1) * MOE_EXPERT_SIZE;
+    /* Rows of ffn_groups.c, whole groups and a step: up to four times the tokens of as much
+     * narrower values, and 16 more to read. */
+    size_t groups = (experts + CPU_GROUP_EXPERTS - 1) / CPU_GROUP_EXPERTS;
+    hidden = larger(hidden, (tokens + 16) * (groups * CPU_GROUP_EXPERTS * MOE_EXPERT_SIZE +
+                                             4 * CPU_GROUP_STEP));
     b->ld_low = ((size_t)b->shape.d_model / 2 + 16) / 16 * 16;
     if (b->ld_low % 1024 == 0)
         b->ld_low += 16;
     return alloc_floats(b, &b->hidden, hidden) &&
            alloc_floats(b, &b->hidden_scale, b->max_pairs) &&
+           alloc_floats(b, &b->group_scale, groups * sparse) &&
            alloc_floats(b, &b->low_scale, (size_t)b->shape.max_tokens) &&
            alloc_ints(b, (int32_t **)&b->low_x, (size_t)b->shape.max_tokens * b->ld_low) &&
            alloc_ints(b, &b->row, b->max_pairs) &&
@@ -146,6 +155,7 @@ static const moe_backend_ops cpu_ops = {
     .linear = cpu_linear,
     .attention = cpu_attention,
     .add_norm = cpu_add_norm,
+    .pre_norm = cpu_pre_norm,
     .gather_rows = cpu_gather_rows,
     .router_scores = cpu_router_scores,
     .expert_mass = cpu_expert_mass,
@@ -166,7 +176,10 @@ static moe_status check_shape(const moe_backend_shape *s, moe_error *err)
         if (field[i].value < field[i].least || field[i].value > 1 << 20)
             return moe_fail(err, MOE_E_ARGUMENT, "CPU backend: %s: expected %d to %d, found %d",
                             field[i].name, field[i].least, 1 << 20, field[i].value);
-    if (s->d_model % s->n_heads)
+    if (s->d_head < 0 || s->d_head > 1 << 16)
+        return moe_fail(err, MOE_E_ARGUMENT, "CPU backend: width of a head: expected 0 to %d, "
+                        "found %d", 1 << 16, s->d_head);
+    if (!s->d_head && s->d_model % s->n_heads)
         return moe_fail(err, MOE_E_ARGUMENT,
                         "CPU backend: width: expected a multiple of %d heads, found %d",
                         s->n_heads, s->d_model);

@@ -8,7 +8,6 @@
  * Dense is the same with every expert for every token. */
 #include "engine/cpu/cpu.h"
 #include "engine/cpu/ffn_tile.h"
-#include "engine/routing/group.h"
 
 typedef struct {
     cpu_backend *b;
@@ -65,6 +64,7 @@ static void hidden_task(void *ctx, int task, int thread)
     g.a_scale = a_scale;
     g.ahead = changes ? &next_w1 : NULL;
     cpu_gemm_run(b->kernels, w->dtype, &g);
+    ffn_multiply_up(b->kernels, w, e, &g, values + CPU_PAIR_ROWS * MOE_EXPERT_SIZE);
     keep_hidden(j, first, n_rows, values);
 }
 
@@ -124,22 +124,14 @@ static void out_task(void *ctx, int task, int thread)
     ffn_tile_finish(w, panel, n_rows, tile, j->y + (size_t)first * (size_t)w->d);
 }
 
-/* All tokens with every expert, as group_by_expert would have it. */
-static void group_all(cpu_backend *b, int n_tokens, int n_experts)
-{
-    for (int e = 0; e <= n_experts; e++)
-        b->row_bound[e] = e * n_tokens;
-    for (int i = 0; i < n_experts * n_tokens; i++)
-        b->row[i] = i % n_tokens;
-}
-
 void cpu_ffn_low(cpu_backend *b, const moe_ffn *w, const float *x, int n_tokens,
                  const int32_t *bound, const int32_t *expert, float *y)
 {
-    if (bound)
-        group_by_expert(bound, expert, n_tokens, w->n_experts, b->row_bound, b->row);
-    else
-        group_all(b, n_tokens, w->n_experts);
+    ffn_group(b, bound, expert, n_tokens, w->n_experts);
+    if (b->kernels->add_group_i8) {
+        cpu_ffn_groups(b, w, x, n_tokens, y);
+        return;
+    }
     cpu_lower_rows(b, w->dtype, x, (size_t)w->d, n_tokens, w->d);
     job j = {.b = b, .w = w, .n_tokens = n_tokens, .y = y};
     pool_run(b->pool, hidden_task, &j, ffn_plan_hidden(b, w->n_experts));

@@ -1,6 +1,20 @@
 /* ffn_plan.c: how a block of (token, expert) pairs, sorted by expert, is cut into tasks:
  * by rows of one expert for the hidden values, by tokens for the output. */
 #include "engine/cpu/cpu.h"
+#include "engine/routing/group.h"
+
+void ffn_group(cpu_backend *b, const int32_t *bound, const int32_t *expert, int n_tokens,
+               int n_experts)
+{
+    if (bound) {
+        group_by_expert(bound, expert, n_tokens, n_experts, b->row_bound, b->row);
+        return;
+    }
+    for (int e = 0; e <= n_experts; e++)
+        b->row_bound[e] = e * n_tokens;
+    for (int i = 0; i < n_experts * n_tokens; i++)
+        b->row[i] = i % n_tokens;
+}
 
 int ffn_plan_hidden(cpu_backend *b, int n_experts)
 {

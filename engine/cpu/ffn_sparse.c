@@ -3,14 +3,14 @@
  *
  *   1. sort the pairs by expert (group_by_expert);
  *   2. tasks of one expert and at most 48 of its pairs: hidden[pair] =
- *      act(x[token] w1_e + b1_e), the rows of x read in place through pointers;
+ *      act(x[token] w1_e + b1_e), the rows of x read in place through pointers, and
+ *      in a gated FFN times x[token] up_e;
  *   3. after one barrier, tasks own (64 output columns) x (some tokens) and add
  *      the experts in ascending order. One owner per output, no atomics: the
  *      same bits with any number of threads, and with all experts selected the
  *      same as ffn.c. */
 #include "engine/cpu/cpu.h"
 #include "engine/cpu/ffn_tile.h"
-#include "engine/routing/group.h"
 
 typedef struct {
     cpu_backend *b;
@@ -22,7 +22,6 @@ typedef struct {
 
 static void hidden_task(void *ctx, int task, int thread)
 {
-    (void)thread;
     const job *j = ctx;
     const cpu_backend *b = j->b;
     const moe_ffn *w = j->w;
@@ -42,6 +41,7 @@ static void hidden_task(void *ctx, int task, int thread)
     g.b = &w1;
     g.ahead = changes ? &next_w1 : NULL;
     b->kernels->gemm(&g);
+    ffn_multiply_up(b->kernels, w, e, &g, cpu_thread_scratch(b, thread));
 }
 
 static void out_task(void *ctx, int task, int thread)
@@ -84,7 +84,7 @@ static void out_task(void *ctx, int task, int thread)
 void cpu_ffn_sparse(cpu_backend *b, const moe_ffn *w, const float *x, int n_tokens,
                     const int32_t *bound, const int32_t *expert, float *y)
 {
-    group_by_expert(bound, expert, n_tokens, w->n_experts, b->row_bound, b->row);
+    ffn_group(b, bound, expert, n_tokens, w->n_experts);
     job j = {.b = b, .w = w, .x = x, .n_tokens = n_tokens, .y = y};
     pool_run(b->pool, hidden_task, &j, ffn_plan_hidden(b, w->n_experts));
     int n_panels = cpu_ceil(w->d, MOE_W2_PANEL);

@@ -38,6 +38,33 @@ static inline cpu_gemm ffn_hidden_gemm(const moe_ffn *w, int e, int n_rows,
     };
 }
 
+/* Of a gated FFN, after g gave its gate's rows in g->c: multiplies them by x up_e. other:
+ * scratch of g->m rows of 32. Nothing without a gate. */
+static inline void ffn_multiply_up(const cpu_kernels *kernels, const moe_ffn *w, int e,
+                                   const cpu_gemm *g, float *other)
+{
+    size_t at = (size_t)e * MOE_EXPERT_SIZE;
+    const float *up = (const float *)w->up;
+    float *c[CPU_PAIR_ROWS];
+    cpu_gemm h = *g;
+    if (!up)
+        return;
+    up += at * (size_t)ffn_units(w);
+    for (int i = 0; i < g->m; i++)
+        c[i] = other + i * MOE_EXPERT_SIZE;
+    h.c = c;
+    h.b = &up;
+    h.bias = NULL;
+    h.act = MOE_ACT_NONE;
+    h.ahead = NULL;
+    h.b_scale = w->scale_up ? w->scale_up + at : NULL;
+    h.b_offset = w->offset_up ? w->offset_up + at : NULL;
+    cpu_gemm_run(kernels, w->dtype, &h);
+    for (int i = 0; i < g->m; i++)
+        for (int j = 0; j < MOE_EXPERT_SIZE; j++)
+            g->c[i][j] *= c[i][j];
+}
+
 /* w2 of one expert's 32 neurons and the panel's 64 columns. */
 static inline const float *ffn_w2_panel(const moe_ffn *w, int e, int panel)
 {

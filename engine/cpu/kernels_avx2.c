@@ -8,7 +8,8 @@
 
 #define REST                                                                            \
     .gemm = gemm, .softmax = softmax, .norm = norm, .widen = widen,                     \
-    .normalize = normalize, .transpose = transpose, .to_bf16 = to_bf16, .to_i8 = to_i8
+    .normalize = normalize, .transpose = transpose, .to_bf16 = to_bf16, .to_i8 = to_i8,      \
+    .dot_rows = dot_rows, .mix_rows = mix_rows
 
 const cpu_kernels cpu_kernels_avx2 = {
     .isa = "avx2",

@@ -159,12 +159,12 @@ static void norm_c(const moe_norm *w, const float *x, const float *residual, flo
         y[i] = residual ? x[i] + residual[i] : x[i];
         sum += y[i];
     }
-    double mean = sum / w->d;
+    double mean = w->rms ? 0 : sum / w->d;
     for (int i = 0; i < w->d; i++)
         squares += (y[i] - mean) * (y[i] - mean);
     float inverse = (float)(1 / sqrt(squares / w->d + w->eps));
     for (int i = 0; i < w->d; i++)
-        y[i] = (y[i] - (float)mean) * inverse * w->gamma[i] + w->beta[i];
+        y[i] = (y[i] - (float)mean) * inverse * w->gamma[i] + (w->beta ? w->beta[i] : 0);
 }
 
 float float_from_bf16(uint16_t bits)
@@ -226,6 +226,25 @@ static void transpose_c(const float *x, size_t ldx, int n_rows, int k, float *pa
             panel[kk * PANEL + j] = j < n_rows ? x[(size_t)j * ldx + (size_t)kk] : 0;
 }
 
+static void dot_rows_c(const float *x, int n, const float *const *row, int n_rows, float *y)
+{
+    for (int r = 0; r < n_rows; r++) {
+        y[r] = 0;
+        for (int i = 0; i < n; i++)
+            y[r] += x[i] * row[r][i];
+    }
+}
+
+static void mix_rows_c(const float *weight, const float *const *row, int n_rows, int n,
+                       float *y)
+{
+    for (int i = 0; i < n; i++)
+        y[i] = 0;
+    for (int r = 0; r < n_rows; r++)
+        for (int i = 0; i < n; i++)
+            y[i] += weight[r] * row[r][i];
+}
+
 const cpu_kernels cpu_kernels_c = {
     .isa = "c",
     .gemm = gemm_c,
@@ -238,4 +257,6 @@ const cpu_kernels cpu_kernels_c = {
     .widen = widen_c,
     .normalize = normalize_c,
     .transpose = transpose_c,
+    .dot_rows = dot_rows_c,
+    .mix_rows = mix_rows_c,
 };

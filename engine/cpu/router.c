@@ -62,11 +62,12 @@ typedef struct {
     float *mass;
 } mass_job;
 
-static float positive_sum(const float *h)
+/* Positive values; of a gated FFN, whose values mean as much below zero, all sizes. */
+static float sum_mass(const float *h, bool gated)
 {
     float sum = 0;
     for (int i = 0; i < MOE_EXPERT_SIZE; i++)
-        sum += h[i] > 0 ? h[i] : 0;
+        sum += h[i] > 0 ? h[i] : gated ? -h[i] : 0;
     return sum;
 }
 
@@ -87,8 +88,9 @@ static void mass_tile(const mass_job *j, int e, int t, int n_rows, float *tile)
     g.b = &w1;
     g.a_scale = b->low_scale + t;
     cpu_gemm_run(b->kernels, w->dtype, &g);
+    ffn_multiply_up(b->kernels, w, e, &g, tile + CPU_PAIR_ROWS * MOE_EXPERT_SIZE);
     for (int i = 0; i < n_rows; i++)
-        j->mass[(size_t)(t + i) * (size_t)w->n_experts + (size_t)e] = positive_sum(c[i]);
+        j->mass[(size_t)(t + i) * (size_t)w->n_experts + (size_t)e] = sum_mass(c[i], w->up);
 }
 
 static void mass_task(void *ctx, int task, int thread)

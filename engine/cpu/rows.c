@@ -52,11 +52,12 @@ static void embed_task(void *ctx, int task, int thread)
     for (; t < end; t++) {
         while (j->cu_seqlens[s + 1] <= t)
             s++;
-        float *y = j->y + (size_t)t * (size_t)w->embed_norm.d;
+        float *y = j->y + (size_t)t * (size_t)w->words.d;
         j->kernels->widen(&w->words, j->ids[t], y);
         add_row(j->kernels, &w->positions, t - j->cu_seqlens[s], scratch, y);
         add_row(j->kernels, &w->types, j->types ? j->types[t] : 0, scratch, y);
-        j->kernels->norm(&w->embed_norm, y, NULL, y);
+        if (w->embed_norm.gamma)
+            j->kernels->norm(&w->embed_norm, y, NULL, y);
     }
 }
 
@@ -79,7 +80,7 @@ typedef struct {
     const moe_norm *w;
     const float *x, *residual;
     int n_rows;
-    float *y;
+    float *sum, *y; /* sum: pre_norm's, else NULL */
 } norm_job;
 
 static void norm_task(void *ctx, int task, int thread)
@@ -101,6 +102,34 @@ void cpu_add_norm(moe_backend *base, const moe_norm *w, const float *x,
     norm_job j = {.kernels = b->kernels, .w = w, .x = x, .residual = residual,
                   .n_rows = n_rows, .y = y};
     pool_run(b->pool, norm_task, &j, cpu_ceil(n_rows, ROWS_PER_TASK));
+}
+
+static void pre_norm_task(void *ctx, int task, int thread)
+{
+    (void)thread;
+    const norm_job *j = ctx;
+    int end = (task + 1) * ROWS_PER_TASK;
+    end = end > j->n_rows ? j->n_rows : end;
+    for (int i = task * ROWS_PER_TASK; i < end; i++) {
+        size_t at = (size_t)i * (size_t)j->w->d;
+        const float *row = j->residual + at;
+        if (j->x) {
+            float *sum = j->sum + at;
+            for (int c = 0; c < j->w->d; c++)
+                sum[c] = j->x[at + (size_t)c] + row[c];
+            row = sum;
+        }
+        j->kernels->norm(j->w, row, NULL, j->y + at);
+    }
+}
+
+void cpu_pre_norm(moe_backend *base, const moe_norm *w, const float *x,
+                  const float *residual, int n_rows, float *sum, float *y)
+{
+    cpu_backend *b = (cpu_backend *)base;
+    norm_job j = {.kernels = b->kernels, .w = w, .x = x, .residual = residual,
+                  .n_rows = n_rows, .sum = sum, .y = y};
+    pool_run(b->pool, pre_norm_task, &j, cpu_ceil(n_rows, ROWS_PER_TASK));
 }
 
 /* For the few rows that a head reads: not worth a second thread. */

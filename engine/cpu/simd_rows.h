@@ -101,17 +101,20 @@ static float squared_distance(const float *x, int n, float from)
 static void norm(const moe_norm *w, const float *x, const float *residual, float *y)
 {
     float mean = add_rows(x, residual, w->d, y) / (float)w->d;
+    mean = w->rms ? 0 : mean;
     float variance = squared_distance(y, w->d, mean) / (float)w->d;
     vec shift = v_set(mean), by = v_set(1 / sqrtf(variance + w->eps));
     int i = 0;
     for (; i < whole(w->d); i += LANES) {
         vec v = v_mul(v_sub(v_load(y + i), shift), by);
-        v_store(y + i, v_fma(v, v_load(w->gamma + i), v_load(w->beta + i)));
+        vec beta = w->beta ? v_load(w->beta + i) : v_set(0);
+        v_store(y + i, v_fma(v, v_load(w->gamma + i), beta));
     }
     if (i < w->d) {
         lanes rest = v_first(w->d - i);
         vec v = v_mul(v_sub(v_load_some(y + i, rest), shift), by);
-        v = v_fma(v, v_load_some(w->gamma + i, rest), v_load_some(w->beta + i, rest));
+        vec beta = w->beta ? v_load_some(w->beta + i, rest) : v_set(0);
+        v = v_fma(v, v_load_some(w->gamma + i, rest), beta);
         v_store_some(y + i, rest, v);
     }
 }
@@ -126,6 +129,59 @@ static void normalize(const float *x, int n, float *y)
     if (i < n) {
         lanes rest = v_first(n - i);
         v_store_some(y + i, rest, v_mul(v_load_some(x + i, rest), by));
+    }
+}
+
+/* One row's dot product: two chains of sums, then the tail. */
+static float dot(const float *a, const float *b, int n)
+{
+    vec sum = v_set(0), other = sum;
+    int i = 0;
+    for (; i + 2 * LANES <= n; i += 2 * LANES) {
+        sum = v_fma(v_load(a + i), v_load(b + i), sum);
+        other = v_fma(v_load(a + i + LANES), v_load(b + i + LANES), other);
+    }
+    for (; i < whole(n); i += LANES)
+        sum = v_fma(v_load(a + i), v_load(b + i), sum);
+    if (i < n) {
+        lanes rest = v_first(n - i);
+        other = v_fma(v_load_some(a + i, rest), v_load_some(b + i, rest), other);
+    }
+    return v_sum(v_add(sum, other));
+}
+
+static void dot_rows(const float *x, int n, const float *const *row, int n_rows, float *y)
+{
+    for (int r = 0; r < n_rows; r++)
+        y[r] = dot(x, row[r], n);
+}
+
+/* Some columns' sums stay in registers for all rows. */
+static void mix_rows(const float *weight, const float *const *row, int n_rows, int n,
+                     float *y)
+{
+    int i = 0;
+    for (; i + 2 * LANES <= n; i += 2 * LANES) {
+        vec sum = v_set(0), other = sum;
+        for (int r = 0; r < n_rows; r++) {
+            vec w = v_set(weight[r]);
+            sum = v_fma(w, v_load(row[r] + i), sum);
+            other = v_fma(w, v_load(row[r] + i + LANES), other);
+        }
+        v_store(y + i, sum);
+        v_store(y + i + LANES, other);
+    }
+    for (; i < n; i += LANES) {
+        bool part = n - i < LANES;
+        lanes rest = v_first(part ? n - i : 0);
+        vec sum = v_set(0);
+        for (int r = 0; r < n_rows; r++)
+            sum = v_fma(v_set(weight[r]),
+                        part ? v_load_some(row[r] + i, rest) : v_load(row[r] + i), sum);
+        if (part)
+            v_store_some(y + i, rest, sum);
+        else
+            v_store(y + i, sum);
     }
 }
 

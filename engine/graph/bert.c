@@ -14,13 +14,6 @@
 #include "engine/model/pack.h"
 #include "engine/routing/route.h"
 
-static moe_status capture_layer(moe_engine *e, const chunk *c, int layer, moe_error *err)
-{
-    size_t floats = (size_t)c->n_tokens * (size_t)e->model->info.d_model;
-    e->backend->ops->download(e->backend, e->host_x, e->x, floats * sizeof(float));
-    return e->capture(e->capture_ctx, layer, e->host_x, c->n_tokens, err);
-}
-
 void bert_embed(moe_engine *e, const chunk *c)
 {
     moe_backend *b = e->backend;
@@ -84,7 +77,7 @@ void bert_ffn(moe_engine *e, const chunk *c, int layer)
     moe_backend *b = e->backend;
     const moe_layer *w = &e->weights.layers[layer];
     int n = c->n_tokens;
-    b->ops->ffn(b, &w->ffn, e->x, n, route_layer(e, c, layer), e->z);
+    b->ops->ffn(b, &w->ffn, e->x, n, route_layer(e, c, layer, e->x), e->z);
     b->ops->add_norm(b, &w->ffn_norm, e->z, e->x, n, e->x);
 }
 
@@ -133,7 +126,7 @@ void bert_head(moe_engine *e, const chunk *c)
 static moe_status attention_of_all(moe_engine *e, const chunk *c, int layer, moe_error *err)
 {
     bert_attention(e, c, layer);
-    return e->capture ? capture_layer(e, c, layer, err) : MOE_OK;
+    return engine_capture(e, c, layer, e->x, err);
 }
 
 /* The last layer: e->x has the first tokens' rows in the end. */

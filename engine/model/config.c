@@ -95,6 +95,7 @@ static moe_status read_sizes(model_config *c, moe_error *err)
         return moe_fail(err, MOE_E_FORMAT,
                         "%s: hidden_size is %d, expected a multiple of num_attention_heads, %d",
                         c->path, c->d_model, c->n_heads);
+    c->d_head = c->d_model / c->n_heads;
     c->n_experts = (c->d_ff + MOE_EXPERT_SIZE - 1) / MOE_EXPERT_SIZE;
     double eps = 0;
     moe_status status = json_number_or(c->root, c->path, "layer_norm_eps", 0, 0.1, 1e-12,
@@ -287,18 +288,24 @@ static moe_status read_task(model_config *c, moe_error *err)
 
 /* ---- the whole ---------------------------------------------------------- */
 
-static moe_status read_root(model_config *c, moe_error *err)
+static moe_status read_bert(model_config *c, moe_error *err)
 {
-    if (!cJSON_IsObject(c->root))
-        return moe_fail(err, MOE_E_FORMAT, "%s: not a JSON object", c->path);
     moe_status (*const steps[])(model_config *, moe_error *) = {
         read_architecture, read_sizes, read_activation, read_labels, read_task,
     };
     moe_status status = MOE_OK;
     for (size_t i = 0; !status && i < sizeof steps / sizeof *steps; i++)
         status = steps[i](c, err);
-    if (!status)
-        status = refuse_unsupported(c, err);
+    return status ? status : refuse_unsupported(c, err);
+}
+
+static moe_status read_root(model_config *c, moe_error *err)
+{
+    if (!cJSON_IsObject(c->root))
+        return moe_fail(err, MOE_E_FORMAT, "%s: not a JSON object", c->path);
+    const cJSON *type = cJSON_GetObjectItemCaseSensitive(c->root, "model_type");
+    bool t5 = cJSON_IsString(type) && strcmp(type->valuestring, "t5") == 0;
+    moe_status status = t5 ? config_read_t5(c, err) : read_bert(c, err);
     const cJSON *moe = cJSON_GetObjectItemCaseSensitive(c->root, "moefication");
     c->moefied = moe != NULL;
     return status || !moe ? status : config_read_moefication(moe, c, err);

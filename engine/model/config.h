@@ -1,5 +1,5 @@
-/* config.h: config.json of a BertForSequenceClassification checkpoint, and the
- * moefication object of a MoEfied one, read and checked. The keys, their ranges
+/* config.h: config.json of a BertForSequenceClassification or a
+ * T5ForConditionalGeneration checkpoint, and the moefication object of a MoEfied one, read and checked. The keys, their ranges
  * and defaults are listed in docs/model-format.md. */
 #ifndef MOE_MODEL_CONFIG_H
 #define MOE_MODEL_CONFIG_H
@@ -24,16 +24,29 @@ typedef struct {
     char *json;                /* the object as text, on one line */
 } moe_config;
 
+typedef enum { MOE_FAMILY_BERT, MOE_FAMILY_T5 } moe_family;
+
+/* What T5's config.json says beyond the sizes that all have. */
+typedef struct {
+    bool gated, tied;          /* FFN of two products; lm_head is the word embedding */
+    int n_buckets, max_distance; /* of relative positions */
+    int32_t start_id, end_id;  /* the decoder's first input; </s> */
+} t5_config;
+
 typedef struct {
     char *path;                /* DIR/config.json, for messages */
+    moe_family family;
     const char *architecture, *activation;
     moe_task task;
     moe_activation act;
     int n_layers, d_model, n_heads, d_ff, n_vocab, max_positions, n_types;
+    int n_decoder_layers;      /* the last of n_layers: T5 */
+    int d_head;                /* columns of an attention head */
     int n_experts;             /* ceil(d_ff / 32), moefied or not */
     float norm_eps;
     int n_labels;
     const char **labels;       /* [n_labels] */
+    t5_config t5;              /* of MOE_FAMILY_T5 */
     bool moefied;
     moe_config moe;
     struct cJSON *root;        /* strings point into it */
@@ -47,6 +60,9 @@ moe_status config_read(const char *dir, model_config *out, moe_error *err);
 moe_status config_parse(const char *path, const char *text, size_t n,
                         model_config *out, moe_error *err);
 void config_free(model_config *c);
+
+/* config_t5.c: everything but the moefication object, of model_type "t5". */
+moe_status config_read_t5(model_config *c, moe_error *err);
 
 /* config_moe.c: reads the object into c->moe, the rest of c being read. */
 moe_status config_read_moefication(const struct cJSON *object, model_config *c,

@@ -26,24 +26,35 @@ static moe_status open_weights(moe_model *m, moe_error *err)
     if (!memory->layers)
         return moe_fail(err, MOE_E_MEMORY, "%s: out of memory", memory->dir);
     m->weights.n_layers = c->n_layers;
+    m->weights.n_decoder_layers = c->n_decoder_layers;
     m->weights.layers = memory->layers;
     return c->moefied ? moefied_load(memory, &m->weights, err)
                       : checkpoint_load(memory, &m->weights, err);
 }
 
+enum { MAX_TEXT_TOKENS = 1 << 16 };
+
 static int max_tokens(const model_config *c, const moe_tokenizer *t)
 {
     int stated = tokenizer_model_max_length(t);
+    if (c->family == MOE_FAMILY_T5) /* relative positions end nowhere */
+        return stated > 0 && stated < MAX_TEXT_TOKENS ? stated : c->max_positions;
     return stated > 0 && stated < c->max_positions ? stated : c->max_positions;
 }
 
 static void describe(moe_model *m)
 {
     const model_config *c = &m->memory->config;
-    m->attention_scale = 1.0f / sqrtf((float)(c->d_model / c->n_heads));
+    bool t5 = c->family == MOE_FAMILY_T5;
+    m->attention_scale = t5 ? 1 : 1.0f / sqrtf((float)(c->d_model / c->n_heads));
+    m->family = c->family;
+    m->d_head = c->d_head;
+    m->t5 = c->t5;
+    m->logit_scale = c->t5.tied ? 1.0f / sqrtf((float)c->d_model) : 1;
     m->info = (moe_model_info){
         .dir = m->memory->dir, .architecture = c->architecture, .task = c->task,
-        .moefied = c->moefied, .n_layers = c->n_layers, .d_model = c->d_model,
+        .moefied = c->moefied, .n_layers = c->n_layers,
+        .n_decoder_layers = c->n_decoder_layers, .d_model = c->d_model,
         .n_heads = c->n_heads, .d_ff = c->d_ff, .n_vocab = c->n_vocab,
         .max_tokens = max_tokens(c, m->tokenizer), .n_labels = c->n_labels,
         .labels = c->labels, .activation = c->activation, .dtype = lower_name(c->moe.dtype),
@@ -67,8 +78,11 @@ static moe_status open_all(moe_model *m, const char *dir, moe_error *err)
     moe_status status = config_read(dir, &m->memory->config, err);
     if (!status)
         status = open_weights(m, err);
-    if (!status)
-        status = tokenizer_load(dir, m->memory->config.n_vocab, &m->tokenizer, err);
+    const model_config *c = &m->memory->config;
+    if (!status && c->family == MOE_FAMILY_T5)
+        status = tokenizer_load_t5(dir, c->n_vocab, c->t5.end_id, &m->tokenizer, err);
+    else if (!status)
+        status = tokenizer_load(dir, c->n_vocab, &m->tokenizer, err);
     if (!status)
         describe(m);
     return status;

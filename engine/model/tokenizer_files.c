@@ -34,7 +34,7 @@ enum {
 
 const char *const tokenizer_file_names[] = {
     "tokenizer.json", "vocab.txt", "tokenizer_config.json", "special_tokens_map.json",
-    NULL,
+    "spiece.model", "added_tokens.json", "generation_config.json", NULL,
 };
 
 moe_status tokenizer_no_memory(const tokenizer_loader *l, moe_error *err)

@@ -13,6 +13,10 @@
 moe_status tokenizer_load(const char *dir, int n_vocab, moe_tokenizer **out,
                           moe_error *err);
 
+/* T5's: spiece.model, and tokenizer_config.json where it is there. end: the id of </s>. */
+moe_status tokenizer_load_t5(const char *dir, int n_vocab, int32_t end, moe_tokenizer **out,
+                             moe_error *err);
+
 /* The names of the files in dir that make up the tokenizer, for copying it
  * elsewhere; NULL-terminated, static. Not every one need exist. */
 extern const char *const tokenizer_file_names[];

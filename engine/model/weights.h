@@ -52,12 +52,16 @@ typedef struct {
     moe_activation act;
     moe_dtype dtype;             /* of w1 and w2 */
     const void *w1, *w2;
-    const float *b1, *b2;
+    const float *b1, *b2;        /* T5 has none: zeros */
+    const void *up;              /* of a gated FFN, like w1, else NULL:
+                                    h_e = act(x w1_e + b1_e) * (x up_e) */
+    const float *scale_up;       /* of I8, like scale1 */
+    const int32_t *offset_up;
     const float *scale1;         /* [n_experts, 32] of I8, else NULL */
     const int32_t *offset1;      /* the same */
     const float *scale2;         /* [ceil(d/64) * 64] of I8: of a column of all experts */
     const int32_t *offset2;      /* [n_experts, ceil(d/64) * 64] of I8; NULL where the
-                                    hidden values are never negative (ReLU): they are
+                                    hidden values are never negative (ReLU, no gate): they are
                                     then made of 8 bits without the 128 */
     const int32_t *neurons;      /* [n_experts * 32] source neuron, -1 padding;
                                     NULL where not moefied (the identity) */
@@ -72,15 +76,19 @@ typedef struct {
                                     activation mass, for MOE_SELECT_FREQUENCY */
 } moe_router;
 
-typedef struct { int d; float eps; const float *gamma, *beta; } moe_norm;
+/* y = (x - mean) / sqrt(variance + eps) gamma + beta. rms: mean is taken for 0, and
+ * beta is NULL. */
+typedef struct { int d; float eps; const float *gamma, *beta; bool rms; } moe_norm;
 
 /* Rows to look up, kept in the source's dtype: F32, F16 or BF16. */
 typedef struct { int n, d; moe_dtype dtype; const void *rows; } moe_table;
 
 typedef struct {
-    moe_linear qkv;              /* n = 3 d: queries, keys, values */
+    moe_linear qkv;              /* n = 3 n_heads d_head: queries, keys, values */
     moe_linear attention_out;
-    moe_norm attention_norm;
+    moe_norm attention_norm;     /* after the attention in BERT, before it in T5 */
+    moe_linear cross_q, cross_kv, cross_out; /* of a decoder's layer: queries of its own */
+    moe_norm cross_norm;         /* rows; keys and values of the encoder's */
     moe_ffn ffn;
     moe_router router;
     moe_norm ffn_norm;
@@ -90,9 +98,16 @@ typedef struct {
     moe_table words, positions, types;
     moe_norm embed_norm;
     int n_layers;
+    int n_decoder_layers;        /* the last of them; 0 but in T5 */
     moe_layer *layers;           /* [n_layers] */
-    moe_linear pooler;           /* tanh; n 0: none, the classifier reads every token */
-    moe_linear classifier;       /* n = n_labels */
+    moe_linear pooler;           /* BERT: tanh; n 0: none, the classifier reads every token */
+    moe_linear classifier;       /* BERT: n = n_labels */
+
+    /* T5 alone: the norms after the last layer of each half, what a distance adds to a
+     * score of attention, [n_buckets, n_heads], and the logits of the words. */
+    moe_norm encoder_norm, decoder_norm;
+    moe_table encoder_distances, decoder_distances;
+    moe_linear lm_head;          /* n = n_vocab */
 } moe_weights;
 
 #endif

@@ -81,7 +81,7 @@ static void choose(moe_engine *e, const chunk *c, int seq)
     bool by_pairs = policy == MOE_POLICY_SEQUENCE &&
                     ratio_to_means(info, ratio, e->layer_means);
     ratio_to_experts(info, ratio, e->layer_experts);
-    for (int l = 0; l < e->weights.n_layers; l++) {
+    for (int l = c->first_layer; l < c->end_layer; l++) {
         int n_experts = e->weights.layers[l].ffn.n_experts;
         moe_choice *out = &choices_of(e, l)[seq];
         if (!can_route(&e->weights.layers[l], selector_of(c)))
@@ -122,7 +122,8 @@ static void random_scores(const chunk *c, int layer, int n_experts, float *score
 {
     for (int s = 0; s < c->n_seqs; s++)
         for (int t = c->cu_seqlens[s]; t < c->cu_seqlens[s + 1]; t++) {
-            uint64_t place = (uint64_t)layer << 32 | (uint32_t)(t - c->cu_seqlens[s]);
+            int position = c->positions ? c->positions[t] : t - c->cu_seqlens[s];
+            uint64_t place = (uint64_t)layer << 32 | (uint32_t)position;
             uint64_t key = hash64(hash64(place) ^ (uint32_t)c->ids[t]);
             for (int x = 0; x < n_experts; x++)
                 scores[(size_t)t * n_experts + x] =
@@ -130,8 +131,9 @@ static void random_scores(const chunk *c, int layer, int n_experts, float *score
         }
 }
 
-/* Leaves scores [n_tokens, n_experts] in e->scores. */
-static void score(moe_engine *e, const chunk *c, int layer, moe_selector selector)
+/* Leaves scores [n_tokens, n_experts] of the rows x in e->scores. */
+static void score(moe_engine *e, const chunk *c, int layer, moe_selector selector,
+                  const float *x)
 {
     moe_backend *b = e->backend;
     const moe_layer *w = &e->weights.layers[layer];
@@ -139,10 +141,10 @@ static void score(moe_engine *e, const chunk *c, int layer, moe_selector selecto
     size_t bytes = (size_t)c->n_tokens * n_experts * sizeof(float);
     switch (selector) {
     case MOE_SELECT_ROUTER:
-        b->ops->router_scores(b, &w->router, e->x, c->n_tokens, e->scores);
+        b->ops->router_scores(b, &w->router, x, c->n_tokens, e->scores);
         break;
     case MOE_SELECT_ORACLE:
-        b->ops->expert_mass(b, &w->ffn, e->x, c->n_tokens, e->scores);
+        b->ops->expert_mass(b, &w->ffn, x, c->n_tokens, e->scores);
         break;
     case MOE_SELECT_RANDOM:
         random_scores(c, layer, n_experts, e->host_scores);
@@ -219,20 +221,21 @@ static void count_dense(moe_engine *e, const chunk *c, int layer)
 }
 
 /* Sums the positive activation that the selection keeps; route NULL: all. */
-static void count_mass(moe_engine *e, const chunk *c, int layer, bool routed)
+static void count_mass(moe_engine *e, const chunk *c, int layer, bool routed,
+                       const float *x)
 {
     moe_backend *b = e->backend;
     const moe_ffn *ffn = &e->weights.layers[layer].ffn;
     const moe_route *r = &e->host_route;
-    b->ops->expert_mass(b, ffn, e->x, c->n_tokens, e->scores);
+    b->ops->expert_mass(b, ffn, x, c->n_tokens, e->scores);
     b->ops->download(b, e->host_scores, e->scores,
                      (size_t)c->n_tokens * ffn->n_experts * sizeof(float));
     for (int s = 0; s < c->n_seqs; s++)
         for (int t = c->cu_seqlens[s]; t < c->cu_seqlens[s + 1]; t++) {
             const float *mass = e->host_scores + (size_t)t * ffn->n_experts;
             double total = 0, kept = 0;
-            for (int x = 0; x < ffn->n_experts; x++)
-                total += mass[x];
+            for (int i = 0; i < ffn->n_experts; i++)
+                total += mass[i];
             for (int i = routed ? r->bound[t] : 0; routed && i < r->bound[t + 1]; i++)
                 kept += mass[r->expert[i]];
             e->total_mass[s] += total;
@@ -240,7 +243,7 @@ static void count_mass(moe_engine *e, const chunk *c, int layer, bool routed)
         }
 }
 
-const moe_route *route_layer(moe_engine *e, const chunk *c, int layer)
+const moe_route *route_layer(moe_engine *e, const chunk *c, int layer, const float *x)
 {
     moe_backend *b = e->backend;
     const moe_choice *choice = choices_of(e, layer);
@@ -249,14 +252,14 @@ const moe_route *route_layer(moe_engine *e, const chunk *c, int layer)
     for (int s = 0; s < c->n_seqs; s++)
         routed |= choice[s].k < n_experts; /* 0 where k does not count */
     if (routed) {
-        score(e, c, layer, selector_of(c));
+        score(e, c, layer, selector_of(c), x);
         b->ops->select(b, e->scores, choice, c->cu_seqlens, c->n_seqs, n_experts, &e->route);
         count_route(e, c, layer);
     } else {
         count_dense(e, c, layer);
     }
     if (c->mass)
-        count_mass(e, c, layer, routed);
+        count_mass(e, c, layer, routed, x);
     return routed ? &e->route : NULL;
 }
 
@@ -264,7 +267,7 @@ void route_end(moe_engine *e, const chunk *c)
 {
     moe_stats_totals totals = {0};
     uint64_t neurons = 0;
-    for (int l = 0; l < e->weights.n_layers; l++)
+    for (int l = c->first_layer; l < c->end_layer; l++)
         neurons += (uint64_t)e->weights.layers[l].ffn.d_ff;
     for (int s = 0; s < c->n_seqs; s++) {
         uint64_t n = (uint64_t)(c->cu_seqlens[s + 1] - c->cu_seqlens[s]);

@@ -5,12 +5,12 @@
 
 #include "engine/engine.h"
 
-/* Prepares a chunk: what each sequence computes in each layer; clears its sums. */
+/* Prepares a chunk: what each sequence computes in each of its layers; clears its sums. */
 void route_begin(moe_engine *e, const chunk *c);
 
-/* Chooses the experts of the chunk's tokens for a layer whose FFN input is
- * e->x. NULL: every token computes all experts, the dense path. */
-const moe_route *route_layer(moe_engine *e, const chunk *c, int layer);
+/* Chooses the experts of the chunk's tokens for a layer whose FFN input is x
+ * [n_tokens, d_model], backend memory. NULL: every token computes all experts, the dense path. */
+const moe_route *route_layer(moe_engine *e, const chunk *c, int layer, const float *x);
 
 /* Fills the chunk's effective ratios and mass, and adds to the statistics. */
 void route_end(moe_engine *e, const chunk *c);

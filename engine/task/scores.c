@@ -27,6 +27,7 @@ void moe_scores(const moe_model *m, const float *logits, float *scores)
         for (int i = 0; i < n; i++)
             scores[i] = (float)(1 / (1 + exp(-(double)logits[i])));
         break;
+    case MOE_TASK_TEXT: /* has no labels of its own */
     case MOE_TASK_REGRESS:
     case MOE_TASK_ANSWER:
         for (int i = 0; i < n; i++)

@@ -13,7 +13,7 @@
 
 #include "engine/text/utf8.h"
 
-void encode_init_ascii(moe_tokenizer *t)
+void encode_init_ascii(wordpiece_tokenizer *t)
 {
     const normalizer *rules = &t->rules;
     for (int c = 0; c < 128; c++) {
@@ -89,7 +89,7 @@ bool encode_normalize(const normalizer *rules, const char *s, size_t n, int32_t 
 /* ---- reading ----------------------------------------------------------- */
 
 typedef struct {
-    const moe_tokenizer *t;
+    const wordpiece_tokenizer *t;
     const char *s;
     int32_t at; /* position of the next character */
     normal_stream stream;
@@ -183,7 +183,7 @@ static void read_piece(void *ctx, int32_t id, size_t start, size_t end)
     }
 }
 
-bool encode_text(const moe_tokenizer *t, const char *s, size_t n, token_list *out)
+bool encode_text(const wordpiece_tokenizer *t, const char *s, size_t n, token_list *out)
 {
     reader r = {.t = t, .s = s, .out = out};
     r.stream = (normal_stream){.rules = &t->rules, .put = put_word, .ctx = &r.words};

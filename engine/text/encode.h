@@ -1,31 +1,32 @@
-/* encode.h: inside of a tokenizer, and one text's way through it. */
+/* encode.h: inside of a WordPiece tokenizer, and one text's way through it. */
 #ifndef MOE_TEXT_ENCODE_H
 #define MOE_TEXT_ENCODE_H
 
 #include "engine/text/added_tokens.h"
+#include "engine/text/kind.h"
 #include "engine/text/normalizer.h"
 #include "engine/text/wordpiece.h"
 
-struct moe_tokenizer {
+/* The WordPiece kind. */
+typedef struct {
+    moe_tokenizer base;
     normalizer rules;
     uint8_t ascii_flags[128]; /* CHAR_DROP, _SPACE, _PUNCT or 0, as rules have it */
     uint8_t ascii_lower[128]; /* what to put into the word */
     wordpiece pieces;
     added_tokens raw;        /* looked for in the text as it came */
     added_tokens normalized; /* looked for after normalization */
-    int32_t cls, sep;
-    int model_max_length;
     int n_vocab;
     const char **tokens; /* [n_vocab], NULL in the holes */
     char *strings;       /* what they point to */
-};
+} wordpiece_tokenizer;
 
 /* Fills ascii_* from rules. */
-void encode_init_ascii(moe_tokenizer *t);
+void encode_init_ascii(wordpiece_tokenizer *t);
 
 /* Appends the tokens of s (valid UTF-8, under 2^30 bytes), no special ones around
  * them. Positions count code points of s. False: out of memory. */
-bool encode_text(const moe_tokenizer *t, const char *s, size_t n, token_list *out);
+bool encode_text(const wordpiece_tokenizer *t, const char *s, size_t n, token_list *out);
 
 /* Runs s through the normalizer; *out is the result's UTF-8, *n_out its bytes and
  * *at, if at is not NULL, each byte's position in s. Free both. */

@@ -24,6 +24,15 @@ void moe_tokens_free(moe_tokens *t)
     *t = (moe_tokens){0};
 }
 
+moe_status moe_detokenize(const moe_model *m, const int32_t *ids, int n, char **out,
+                          moe_error *err)
+{
+    *out = NULL;
+    if (n < 0)
+        return moe_fail(err, MOE_E_ARGUMENT, "%d ids, expected 0 or more", n);
+    return tokenizer_decode(m->tokenizer, ids, n, out, err);
+}
+
 const char *moe_token_text(const moe_model *m, int32_t id)
 {
     return tokenizer_token(m->tokenizer, id);

@@ -207,7 +207,7 @@ static uint64_t fnv_normalized(uint64_t h, const char *settings, const char *s, 
 {
     char *out;
     size_t n_out;
-    assert_true(encode_normalize(&tokenizer(settings)->rules, s, n, 0, &out, &n_out, NULL));
+    assert_true(encode_normalize(&((wordpiece_tokenizer *)tokenizer(settings))->rules, s, n, 0, &out, &n_out, NULL));
     h = fnv(h, out, n_out);
     free(out);
     return h;

@@ -332,7 +332,7 @@ static void wrong_sizes_and_features_are_refused(void **state)
         {"", "architectures", "[\"A\",\"B\"]", MOE_E_FORMAT, "architectures"},
         {"", "architectures", "[\"T5Model\"]", MOE_E_UNSUPPORTED,
          "architectures is [\"T5Model\"], expected [\"BertForSequenceClassification\" or \"BertForQuestionAnswering\"]"},
-        {"", "model_type", "\"t5\"", MOE_E_UNSUPPORTED, "model_type is \"t5\", expected \"bert\""},
+        {"", "model_type", "\"bart\"", MOE_E_UNSUPPORTED, "model_type is \"bart\", expected \"bert\""},
         {"", "model_type", NULL, MOE_E_FORMAT, "model_type is nothing"},
         {"", "hidden_size", NULL, MOE_E_FORMAT, "hidden_size is nothing, expected a whole number"},
         {"", "hidden_size", "\"48\"", MOE_E_FORMAT, "hidden_size is \"48\""},
