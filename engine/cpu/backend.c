@@ -80,7 +80,8 @@ static bool create_ffn_scratch(cpu_backend *b)
     size_t cuts = larger(CPU_OUT_TOKENS, sparse / 16) + 1;
     /* Dense planes are whole, so experts count up to a multiple of four. */
     size_t hidden = tokens * (experts + CPU_PLANE_EXPERTS - 1) * MOE_EXPERT_SIZE;
-    b->ld_low = ((size_t)b->shape.d_model / 2 + 16) / 16 * 16;
+    size_t inner = (size_t)b->shape.d_head * (size_t)b->shape.n_heads;
+    b->ld_low = (larger((size_t)b->shape.d_model, inner) / 2 + 16) / 16 * 16;
     if (b->ld_low % 1024 == 0)
         b->ld_low += 16;
     return alloc_floats(b, &b->hidden, hidden) &&
