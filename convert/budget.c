@@ -9,7 +9,7 @@
 
 #include "convert/budget.h"
 #include "convert/interrupt.h"
-#include "convert/metrics.h"
+#include "convert/logits.h"
 
 /* Measured shares of a layer's experts, in 48ths: dense where curves bend. */
 static const int measured[] = {1, 2, 3, 4, 6, 8, 12, 16, 20, 26, 32, 40};
@@ -55,7 +55,8 @@ static moe_status prober_create(const moe_model *m, moe_pool *pool, const calibr
                                 prober *p, moe_error *err)
 {
     const size_t n = (size_t)text->n_seqs, d = (size_t)m->info.d_model;
-    const size_t floats = n * (size_t)m->info.n_labels, rows = (size_t)text->n_tokens;
+    const size_t floats = logits_at(&m->info, text->cu_seqlens, text->n_seqs);
+    const size_t rows = (size_t)text->n_tokens;
     *p = (prober){.model = *m, .text = text};
     p->experts = malloc((N_MEASURED + 1) * (size_t)m->info.n_layers * sizeof(int));
     p->bounds = malloc((n + 1) * sizeof *p->bounds);
@@ -105,11 +106,13 @@ static moe_status finish(prober *p, const moe_batch *all, int from,
 
 static double mean_divergence(const prober *p)
 {
-    const int n = p->model.info.n_labels;
+    const int32_t *bound = p->text->cu_seqlens;
     double sum = 0;
-    for (int s = 0; s < p->text->n_seqs; s++)
-        sum += answer_divergence(p->model.info.task, p->dense + (size_t)s * (size_t)n,
-                                 p->sparse + (size_t)s * (size_t)n, n);
+    for (int s = 0; s < p->text->n_seqs; s++) {
+        const size_t at = logits_at(&p->model.info, bound, s);
+        sum += logits_divergence(&p->model.info, p->dense + at, p->sparse + at,
+                                 bound[s + 1] - bound[s]);
+    }
     return sum / p->text->n_seqs;
 }
 

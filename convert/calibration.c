@@ -12,6 +12,7 @@
 #include "convert/calibration.h"
 #include "convert/interrupt.h"
 #include "convert/rng.h"
+#include "convert/session.h"
 
 enum { BATCH_TOKENS = 4096 };
 
@@ -58,9 +59,7 @@ static moe_status tokenise(const moe_model *m, const dataset *data, token_lists 
         if (is_blank(row->text, row->text_bytes) &&
             (!row->pair || is_blank(row->pair, row->pair_bytes)))
             continue;
-        const moe_text text = {.text = row->text, .text_bytes = row->text_bytes,
-                               .pair = row->pair, .pair_bytes = row->pair_bytes};
-        moe_status status = moe_tokenize(m, &text, &t->rows[t->n_rows], err);
+        moe_status status = row_tokenize(m, row, false, &t->rows[t->n_rows], err);
         if (status == MOE_OK)
             status = interrupt_check(err);
         if (status != MOE_OK)

@@ -11,7 +11,8 @@
 
 static const char usage[] =
     "moefy eval MODEL --data FILE [--ratio 1,0.5,0.25] [options]\n"
-    "Runs FILE (TSV with a header, or JSONL with labels) at each ratio: accuracy,\n"
+    "Runs FILE (TSV with a header or JSONL, with labels, or SQuAD) at each ratio: accuracy\n"
+    "(or correlation, or exact match and F1),\n"
     "agreement and KL divergence against the same model dense, share of the positive\n"
     "activation kept. Intervals are Wilson's at 95%.";
 
@@ -57,8 +58,18 @@ static moe_status print_json(const arguments *a, const session *s,
             json_add_number(row, "pearson", r->pearson, DIGITS);
             json_add_number(row, "spearman", r->spearman, DIGITS);
             json_add_number(row, "mean_abs_difference", r->mean_abs_difference, DIGITS);
+        } else if (s->info->task == MOE_TASK_ANSWER) {
+            json_add_number(row, "exact_match", r->exact_match, DIGITS);
+            json_add_number(row, "f1", r->answer_f1, DIGITS);
+            json_add_number(row, "agreement", r->agreement, DIGITS);
+            json_add_number(row, "kl", r->kl, DIGITS);
+            json_add_number(row, "mean_abs_difference", r->mean_abs_difference, DIGITS);
         } else {
             json_add_number(row, "accuracy", r->accuracy, DIGITS);
+            if (s->info->n_labels == 2) {
+                json_add_number(row, "f1", r->f1, DIGITS);
+                json_add_number(row, "matthews", r->matthews, DIGITS);
+            }
             json_add_number(row, "agreement", r->agreement, DIGITS);
             json_add_number(row, "kl", r->kl, DIGITS);
         }
@@ -78,13 +89,20 @@ static void print_share(int hits, int n)
     printf("  %22s", text);
 }
 
-static void print_row(const evaluation *r, bool regress)
+static void print_row(const evaluation *r, const moe_model_info *info)
 {
     printf("%6g  %9.3f", r->ratio, r->effective_ratio);
-    if (regress) {
+    if (info->task == MOE_TASK_REGRESS) {
         printf("  %8.4f  %8.4f  %10.4f", r->pearson, r->spearman, r->mean_abs_difference);
+    } else if (info->task == MOE_TASK_ANSWER) {
+        print_share((int)lround(r->exact_match * r->n), r->n);
+        printf("  %5.2f%%", 100 * r->answer_f1);
+        print_share(r->n_agree, r->n);
+        printf("  %8.4f  %10.4f", r->kl, r->mean_abs_difference);
     } else {
         print_share(r->n_correct, r->n);
+        if (info->n_labels == 2 && r->n_correct >= 0)
+            printf("  %6.4f  %8.4f", r->f1, r->matthews);
         print_share(r->n_agree, r->n);
         printf("  %8.4f", r->kl);
     }
@@ -97,19 +115,24 @@ static void print_row(const evaluation *r, bool regress)
 static void print_table(const arguments *a, const session *s, const evaluation *results,
                         double seconds)
 {
-    bool regress = s->info->task == MOE_TASK_REGRESS;
     printf("%s%s%s on %s: %d examples, experts chosen by %s, %s, %.1f s\n\n", table_bold(),
            a->model, table_plain(), a->data, results[0].n,
            a->selection == MOE_SELECT_ROUTER ? "the router" : selections[a->selection],
            policy_in_force(a, s->info), seconds);
     printf("%s%6s  %9s", table_dim(), "ratio", "effective");
-    if (regress)
+    if (s->info->task == MOE_TASK_REGRESS)
         printf("  %8s  %8s  %10s", "Pearson", "Spearman", "from dense");
+    else if (s->info->task == MOE_TASK_ANSWER)
+        printf("  %22s  %6s  %22s  %8s  %10s", "exact match", "F1", "agreement with dense",
+               "KL nats", "from dense");
+    else if (s->info->n_labels == 2 && results[0].n_correct >= 0)
+        printf("  %22s  %6s  %8s  %22s  %8s", "accuracy", "F1", "Matthews",
+               "agreement with dense", "KL nats");
     else
         printf("  %22s  %22s  %8s", "accuracy", "agreement with dense", "KL nats");
     printf("  %6s%s\n", "mass", table_plain());
     for (int i = 0; i < a->n_ratios; i++)
-        print_row(&results[i], regress);
+        print_row(&results[i], s->info);
     if (!s->info->moefied)
         printf("\nnext: moefy convert %s -o OUT --calibrate FILE\n", a->model);
     else if (a->selection == MOE_SELECT_ROUTER)
@@ -146,11 +169,12 @@ static moe_status run(const arguments *a, session *s, moe_error *err)
     if (status != MOE_OK)
         return status;
     status = examples_create(s->in_use, &d, &x, err);
-    dataset_free(&d); /* the tokens are enough */
-    if (status != MOE_OK)
+    if (status != MOE_OK) {
+        dataset_free(&d);
         return status;
+    }
     double start = cli_seconds();
-    progress_begin(&bar, "eval", (int64_t)x.n_rows * (a->n_ratios + 1));
+    progress_begin(&bar, "eval", (int64_t)x.n_seqs * (a->n_ratios + 1));
     moe_selection how = {.selector = (moe_selector)a->selection, .policy = a->policy};
     status = evaluate(s, &x, how, a->ratios, a->n_ratios, &bar, results, err);
     progress_end(&bar);
@@ -159,6 +183,7 @@ static moe_status run(const arguments *a, session *s, moe_error *err)
     else if (status == MOE_OK)
         print_table(a, s, results, cli_seconds() - start);
     examples_free(&x);
+    dataset_free(&d);
     return status;
 }
 

@@ -11,13 +11,15 @@
 #include "convert/cli.h"
 #include "convert/json.h"
 #include "convert/jsonl.h"
+#include "convert/run_answer.h"
 #include "convert/session.h"
 #include "convert/table.h"
 
 static const char usage[] =
     "moefy run MODEL [--ratio R] \"TEXT\" [\"SECOND TEXT\"]   or   moefy run MODEL --input FILE\n"
-    "Classifies a text with the share R of the FFN neurons. FILE is JSONL (text,\n"
-    "text_pair?; - is standard input): one JSON object a line, in order.";
+    "Classifies a text with the share R of the FFN neurons, or answers the question TEXT\n"
+    "about SECOND TEXT. FILE is JSONL (text, text_pair?; or question, context; - is\n"
+    "standard input): one JSON object a line, in order.";
 
 enum { BATCH_TOKENS = 4096, BATCH_ROWS = 1024, FLOAT_DIGITS = 9, BAR_WIDTH = 20 };
 
@@ -162,6 +164,8 @@ static moe_status run_text(const arguments *a, session *s, batch *b, ranking *r,
     const char *text = a->positional[1], *pair = a->n_positional > 2 ? a->positional[2] : NULL;
     dataset_row row = {.text = text, .text_bytes = strlen(text), .pair = pair,
                        .pair_bytes = pair ? strlen(pair) : 0};
+    if (s->info->task == MOE_TASK_ANSWER)
+        return run_answer(s, b, &row, &(run_answer_options){a->selection, a->json, a->json}, err);
     moe_status status = add_row(b, s, &row, a->selection, err);
     double start = cli_seconds();
     if (status == MOE_OK)
@@ -192,6 +196,16 @@ static moe_status flush_batch(session *s, batch *b, ranking *r, moe_error *err)
     return status == MOE_OK ? cli_flush(err) : status;
 }
 
+/* A question of a stream: answered at once. */
+static moe_status answer_row(const arguments *a, session *s, batch *b, const dataset_row *row,
+                             const line_reader *lines, moe_error *err)
+{
+    const run_answer_options o = {a->selection, true, true};
+    moe_status status = run_answer(s, b, row, &o, err);
+    batch_clear(b);
+    return status == MOE_OK && !lines_ready(lines) ? cli_flush(err) : status;
+}
+
 static moe_status run_stream(const arguments *a, session *s, batch *b, ranking *r,
                              moe_error *err)
 {
@@ -203,10 +217,14 @@ static moe_status run_stream(const arguments *a, session *s, batch *b, ranking *
         return status;
     do {
         read = jsonl_next(&lines, &row, &later);
-        bool more = read == MOE_OK && row.text;
-        if (more)
+        bool more = read == MOE_OK && row.text, answers = s->info->task == MOE_TASK_ANSWER;
+        if (more && answers)
+            status = answer_row(a, s, b, &row, &lines, err);
+        else if (more)
             status = add_row(b, s, &row, a->selection, err);
         jsonl_row_free(&row);
+        if (more && answers)
+            continue;
         bool full = b->n_tokens >= BATCH_TOKENS || b->n_seqs >= BATCH_ROWS;
         if (status == MOE_OK && (!more || full || !lines_ready(&lines)))
             status = flush_batch(s, b, r, err);

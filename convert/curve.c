@@ -5,6 +5,7 @@
 
 #include "convert/curve.h"
 #include "convert/interrupt.h"
+#include "convert/logits.h"
 #include "convert/metrics.h"
 
 typedef struct {
@@ -26,7 +27,7 @@ static moe_status run_text(meter *m, moe_selection how, float *logits, moe_error
     for (int s = 0, end; status == MOE_OK && s < m->text->n_seqs; s = end) {
         moe_batch b = calibration_batch(m->text, s, m->bounds, &end);
         b.selection = m->selection;
-        moe_output out = {.logits = logits + (size_t)s * (size_t)m->info->n_labels,
+        moe_output out = {.logits = logits + logits_at(m->info, m->text->cu_seqlens, s),
                           .effective_ratio = m->effective + s};
         status = moe_forward(m->engine, &b, &out, err);
         if (status == MOE_OK)
@@ -40,7 +41,8 @@ static void find_labels(meter *m, const dataset *data)
 {
     for (int s = 0; m->label && s < m->text->n_seqs; s++) {
         const dataset_row *row = &data->rows[m->text->row[s]];
-        m->label[s] = row->label ? dataset_label_id(row, m->info) : -1;
+        const bool labelled = row->label && m->info->task != MOE_TASK_ANSWER;
+        m->label[s] = labelled ? dataset_label_id(row, m->info) : -1;
         if (m->label[s] < 0) {
             free(m->label);
             m->label = NULL;
@@ -58,22 +60,24 @@ static double effective_ratio(const meter *m)
 
 static void compare(const meter *m, curve_row *row)
 {
-    const int n = m->info->n_labels, n_seqs = m->text->n_seqs;
+    const int n_seqs = m->text->n_seqs;
+    const bool answers = m->info->task == MOE_TASK_ANSWER;
     const bool classify = m->info->task == MOE_TASK_CLASSIFY;
     double agree = 0, correct = 0, divergence = 0, difference = 0;
     for (int s = 0; s < n_seqs; s++) {
-        const float *p = m->dense + (size_t)s * (size_t)n;
-        const float *q = m->sparse + (size_t)s * (size_t)n;
-        agree += best_label(p, n) == best_label(q, n);
-        correct += m->label && best_label(q, n) == m->label[s];
-        divergence += answer_divergence(m->info->task, p, q, n);
-        difference += fabs((double)p[0] - q[0]);
+        const size_t at = logits_at(m->info, m->text->cu_seqlens, s);
+        const float *p = m->dense + at, *q = m->sparse + at;
+        const int n = m->text->cu_seqlens[s + 1] - m->text->cu_seqlens[s];
+        agree += logits_agree(m->info, p, q, n);
+        correct += m->label && best_label(q, m->info->n_labels) == m->label[s];
+        divergence += logits_divergence(m->info, p, q, n);
+        difference += logits_difference(m->info, p, q, n);
     }
     const bool regress = m->info->task == MOE_TASK_REGRESS;
-    row->agreement = classify ? agree / n_seqs : NAN;
+    row->agreement = classify || answers ? agree / n_seqs : NAN;
     row->kl = regress ? NAN : divergence / n_seqs;
     row->accuracy = classify && m->label ? correct / n_seqs : NAN;
-    row->mean_abs_difference = regress ? difference / n_seqs : NAN;
+    row->mean_abs_difference = regress || answers ? difference / n_seqs : NAN;
 }
 
 static moe_status measure_policy(meter *m, moe_policy policy, progress *bar, fidelity_curve *out,
@@ -97,7 +101,7 @@ static moe_status meter_create(const moe_model *model, moe_pool *pool,
 {
     const size_t n = (size_t)text->n_seqs;
     *m = (meter){.info = moe_model_describe(model), .text = text};
-    const size_t floats = n * (size_t)m->info->n_labels;
+    const size_t floats = logits_at(m->info, text->cu_seqlens, text->n_seqs);
     m->label = malloc(n * sizeof *m->label);
     m->bounds = malloc((n + 1) * sizeof *m->bounds);
     m->selection = malloc(n * sizeof *m->selection);

@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "convert/jsonl.h"
+#include "convert/squad.h"
 #include "engine/model/sha256.h"
 #include "convert/utf8.h"
 
@@ -24,6 +25,7 @@ struct dataset_memory {
     size_t n;
     int room;        /* rows allocated */
     bool rows_own;   /* each row owns its strings */
+    squad squad;     /* what the rows of such a file point into */
 };
 
 typedef struct { char *at; size_t n; int number; } text_line;
@@ -240,6 +242,29 @@ static bool is_jsonl(const char *path, const char *bytes)
            bytes[strspn(bytes, " \t\r\n")] == '{';
 }
 
+/* SQuAD's files are one object over many lines. */
+static bool is_squad(const char *path, const char *bytes)
+{
+    size_t n = strlen(path);
+    bytes += strspn(bytes, " \t\r\n");
+    if (*bytes != '{' || (n >= 6 && strcmp(path + n - 6, ".jsonl") == 0))
+        return false;
+    bytes += 1 + strspn(bytes + 1, " \t\r\n");
+    return strncmp(bytes, "\"version\"", 9) == 0 || strncmp(bytes, "\"data\"", 6) == 0;
+}
+
+static moe_status read_squad(dataset *d, const char *bytes, size_t n, int limit, moe_error *err)
+{
+    squad *s = &d->memory->squad;
+    moe_status status = squad_read(d->path, bytes, n, limit, s, err);
+    d->rows = s->rows;
+    d->n_rows = s->n_rows;
+    d->has_labels = false;
+    d->has_answers = true;
+    d->some_unanswerable = s->some_unanswerable;
+    return status;
+}
+
 moe_status dataset_read(const char *path, int limit, dataset *out, moe_error *err)
 {
     *out = (dataset){.path = strcmp(path, "-") ? path : "standard input", .has_labels = true};
@@ -254,8 +279,10 @@ moe_status dataset_read(const char *path, int limit, dataset *out, moe_error *er
             bytes += 3; /* a byte order mark is no part of the text */
         if (limit <= 0)
             limit = -1;
-        status = is_jsonl(path, bytes) ? read_jsonl(out, bytes, limit, err)
-                                       : read_tsv(out, bytes, limit, err);
+        size_t n = out->memory->n - (size_t)(bytes - out->memory->bytes);
+        status = is_squad(path, bytes)   ? read_squad(out, bytes, n, limit, err)
+                 : is_jsonl(path, bytes) ? read_jsonl(out, bytes, limit, err)
+                                         : read_tsv(out, bytes, limit, err);
     }
     if (status == MOE_OK && out->n_rows == 0)
         status = moe_fail(err, MOE_E_FORMAT, "%s: no rows", out->path);
@@ -268,7 +295,10 @@ void dataset_free(dataset *d)
 {
     for (int i = 0; d->memory && d->memory->rows_own && i < d->n_rows; i++)
         jsonl_row_free(&d->rows[i]);
-    free(d->rows);
+    if (d->has_answers)
+        squad_free(&d->memory->squad); /* the rows too */
+    else
+        free(d->rows);
     if (d->memory)
         free(d->memory->bytes);
     free(d->memory);

@@ -1,9 +1,10 @@
 /* dataset.h: labelled text from outside, read whole and checked.
  *
  * TSV with a header (`sentence` or `sentence1`,`sentence2`, and `label`?), no
- * quoting, or JSONL (`text`, `text_pair`?, `label`?). Empty lines are skipped. A
- * missing header, a row with another number of columns, a broken JSON line,
- * invalid UTF-8, no row at all: MOE_E_FORMAT with file and line. */
+ * quoting, or JSONL (`text`, `text_pair`?, `label`?; or `question`, `context`). Empty
+ * lines are skipped. Or SQuAD's JSON, v1.1 or v2 (squad.h): text and pair are question
+ * and context. A missing header, a row with another number of columns, a broken JSON
+ * line, invalid UTF-8, no row at all: MOE_E_FORMAT with file and line. */
 #ifndef CONVERT_DATASET_H
 #define CONVERT_DATASET_H
 
@@ -13,7 +14,10 @@ typedef struct {
     const char *text, *pair;  /* pair NULL: a single text; both NUL-terminated */
     size_t text_bytes, pair_bytes; /* a text may hold a NUL of its own */
     const char *label;        /* as written, NULL: none */
-    int line;                 /* in the file, from 1 */
+    const char *const *answers; /* [n_answers] right ones of a question; none of them: it
+                                   has no answer */
+    int n_answers;
+    int line;                 /* in the file, from 1; of SQuAD the question's number */
 } dataset_row;
 
 typedef struct {
@@ -21,6 +25,8 @@ typedef struct {
     int n_rows;
     dataset_row *rows;
     bool has_labels;          /* every row has one */
+    bool has_answers;         /* SQuAD: rows are questions */
+    bool some_unanswerable;   /* SQuAD v2 */
     char sha256[65];
     struct dataset_memory *memory;
 } dataset;

@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "convert/interrupt.h"
+#include "convert/logits.h"
 #include "convert/metrics.h"
 
 enum { SLICE_TOKENS = 16384 };
@@ -87,6 +88,7 @@ static moe_status add_row(const moe_model *m, const dataset *d, const dataset_ro
     if (status == MOE_OK)
         status = row_tokenize(m, row, false, &x->tokens[i], err);
     x->n_rows += status == MOE_OK;
+    x->n_seqs = x->n_rows;
     return status;
 }
 
@@ -95,7 +97,7 @@ static bool sort_rows(examples *x)
 {
     size_t n = (size_t)x->n_rows;
     length *order = malloc(n * sizeof *order);
-    examples sorted = {.n_rows = x->n_rows, .tokens = malloc(n * sizeof *x->tokens),
+    examples sorted = {.n_rows = x->n_rows, .n_seqs = x->n_seqs, .tokens = malloc(n * sizeof *x->tokens),
                        .label = x->label ? malloc(n * sizeof *x->label) : NULL,
                        .value = x->value ? malloc(n * sizeof *x->value) : NULL};
     bool enough = order && sorted.tokens && !sorted.label == !x->label &&
@@ -121,17 +123,30 @@ static bool sort_rows(examples *x)
     return enough;
 }
 
+bool examples_bound(examples *x)
+{
+    x->bounds = malloc(((size_t)x->n_seqs + 1) * sizeof *x->bounds);
+    if (!x->bounds)
+        return false;
+    x->bounds[0] = 0;
+    for (int i = 0; i < x->n_seqs; i++)
+        x->bounds[i + 1] = x->bounds[i] + x->tokens[i].n;
+    return true;
+}
+
 moe_status examples_create(const moe_model *m, const dataset *d, examples *out,
                            moe_error *err)
 {
     bool labelled, regress = moe_model_describe(m)->task == MOE_TASK_REGRESS;
     *out = (examples){0};
+    if (moe_model_describe(m)->task == MOE_TASK_ANSWER)
+        return examples_ask(m, d, out, err);
     moe_status status = check_all_or_none(d, &labelled, err);
     if (status == MOE_OK)
         status = allocate(out, d->n_rows, labelled, regress, err);
     for (int i = 0; status == MOE_OK && i < d->n_rows; i++)
         status = add_row(m, d, &d->rows[i], out, err);
-    if (status == MOE_OK && !sort_rows(out))
+    if (status == MOE_OK && (!sort_rows(out) || !examples_bound(out)))
         status = moe_fail(err, MOE_E_MEMORY, "out of memory for %d rows", d->n_rows);
     if (status != MOE_OK)
         examples_free(out);
@@ -140,9 +155,11 @@ moe_status examples_create(const moe_model *m, const dataset *d, examples *out,
 
 void examples_free(examples *x)
 {
-    for (int i = 0; i < x->n_rows; i++)
+    for (int i = 0; i < x->n_seqs; i++)
         moe_tokens_free(&x->tokens[i]);
     free(x->tokens);
+    free(x->bounds);
+    free(x->first_window);
     free(x->label);
     free(x->value);
     *x = (examples){0};
@@ -151,16 +168,16 @@ void examples_free(examples *x)
 /* ---- running ---------------------------------------------------------------- */
 
 typedef struct {
-    float *logits;            /* [n_rows, n_labels] */
+    float *logits;            /* as logits.h has them */
     double effective_ratio, mass; /* weighted by tokens; a NaN spreads */
 } pass;
 
 /* Takes a slice's results in. */
-static void take_slice(const batch *b, bool with_mass, int first, pass *p)
+static void take_slice(const moe_model_info *info, const examples *x, const batch *b,
+                       bool with_mass, int first, pass *p)
 {
-    size_t n_labels = (size_t)b->n_labels;
-    memcpy(p->logits + (size_t)first * n_labels, b->logits,
-           (size_t)b->n_seqs * n_labels * sizeof *p->logits);
+    memcpy(p->logits + logits_at(info, x->bounds, first), b->logits,
+           logits_at(info, b->cu_seqlens, b->n_seqs) * sizeof *p->logits);
     for (int i = 0; i < b->n_seqs; i++) {
         int n = b->cu_seqlens[i + 1] - b->cu_seqlens[i];
         p->effective_ratio += n * b->effective_ratio[i];
@@ -177,9 +194,9 @@ static moe_status run_pass(session *s, const examples *x, moe_selection selectio
     double tokens = 0;
     moe_status status = MOE_OK;
     p->effective_ratio = p->mass = 0;
-    for (int first = 0, i = 0; status == MOE_OK && i < x->n_rows; first = i) {
+    for (int first = 0, i = 0; status == MOE_OK && i < x->n_seqs; first = i) {
         batch_clear(&b);
-        for (; status == MOE_OK && i < x->n_rows && b.n_tokens < SLICE_TOKENS; i++)
+        for (; status == MOE_OK && i < x->n_seqs && b.n_tokens < SLICE_TOKENS; i++)
             status = batch_add(&b, x->tokens[i].ids, x->tokens[i].types, x->tokens[i].n,
                                selection, err);
         if (status == MOE_OK)
@@ -187,7 +204,7 @@ static moe_status run_pass(session *s, const examples *x, moe_selection selectio
         if (status == MOE_OK)
             status = interrupt_check(err);
         if (status == MOE_OK)
-            take_slice(&b, with_mass, first, p);
+            take_slice(s->info, x, &b, with_mass, first, p);
         tokens += b.n_tokens;
         progress_update(bar, done + i, NULL);
     }
@@ -202,7 +219,7 @@ static moe_status run_pass(session *s, const examples *x, moe_selection selectio
 static void measure_classes(const examples *x, const float *logits, const float *dense,
                             int n_labels, evaluation *r)
 {
-    double kl = 0;
+    double kl = 0, hits[2][2] = {{0}}; /* [label][said] of two labels */
     r->n_correct = x->label ? 0 : -1;
     for (int i = 0; i < x->n_rows; i++) {
         const float *sparse_row = logits + (size_t)i * (size_t)n_labels;
@@ -210,11 +227,15 @@ static void measure_classes(const examples *x, const float *logits, const float 
         int best = best_label(sparse_row, n_labels);
         r->n_agree += best == best_label(dense_row, n_labels);
         r->n_correct += x->label && best == x->label[i];
+        if (x->label && n_labels == 2)
+            hits[x->label[i]][best]++;
         kl += softmax_kl(dense_row, sparse_row, n_labels);
     }
     r->kl = kl / r->n;
     r->agreement = (double)r->n_agree / r->n;
     r->accuracy = x->label ? (double)r->n_correct / r->n : NAN;
+    r->f1 = x->label && n_labels == 2 ? f1_score(hits) : NAN;
+    r->matthews = x->label && n_labels == 2 ? matthews(hits) : NAN;
 }
 
 static moe_status measure_values(const examples *x, const float *logits, const float *dense,
@@ -244,6 +265,8 @@ static moe_status measure(const session *s, const examples *x, double ratio, con
                       .n = x->n_rows};
     if (s->info->task == MOE_TASK_REGRESS)
         return measure_values(x, p->logits, dense, r, err);
+    if (s->info->task == MOE_TASK_ANSWER)
+        return evaluate_answers(s, x, p->logits, dense, r, err);
     measure_classes(x, p->logits, dense, s->info->n_labels, r);
     return MOE_OK;
 }
@@ -252,7 +275,7 @@ moe_status evaluate(session *s, const examples *x, moe_selection how,
                     const double *ratios, int n, progress *bar, evaluation *results,
                     moe_error *err)
 {
-    size_t floats = (size_t)x->n_rows * (size_t)s->info->n_labels;
+    size_t floats = logits_at(s->info, x->bounds, x->n_seqs);
     pass dense = {.logits = malloc(floats * sizeof(float))};
     pass sparse = {.logits = malloc(floats * sizeof(float))};
     moe_status status = dense.logits && sparse.logits
@@ -262,7 +285,7 @@ moe_status evaluate(session *s, const examples *x, moe_selection how,
         bool is_dense = ratios[i] == 1;
         how.ratio = ratios[i];
         if (!is_dense)
-            status = run_pass(s, x, how, bar, (int64_t)x->n_rows * (i + 1), &sparse, err);
+            status = run_pass(s, x, how, bar, (int64_t)x->n_seqs * (i + 1), &sparse, err);
         if (status == MOE_OK)
             status = measure(s, x, ratios[i], is_dense ? &dense : &sparse, dense.logits,
                              &results[i], err);

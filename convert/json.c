@@ -196,6 +196,11 @@ bool json_is_null(const json *j)
     return cJSON_IsNull(j);
 }
 
+bool json_is_true(const json *j)
+{
+    return cJSON_IsTrue(j);
+}
+
 const json *json_first(const json *parent)
 {
     return cJSON_IsArray(parent) || cJSON_IsObject(parent) ? parent->child : NULL;

@@ -37,6 +37,7 @@ bool json_number(const json *j, double *out);
 bool json_is_object(const json *j); /* NULL: false, as below */
 bool json_is_array(const json *j);
 bool json_is_null(const json *j);
+bool json_is_true(const json *j);
 /* Walks the children of an array or object: NULL at the end. */
 const json *json_first(const json *parent);
 const json *json_next(const json *node);

@@ -60,6 +60,13 @@ static moe_status take_row(const json *object, const char *path, int line,
     char number[40];
     piece text, pair = {0}, label = {0};
     text.bytes = json_get_string_n(object, "text", &text.n);
+    if (absent(object, "text") && !absent(object, "question")) {
+        text.bytes = json_get_string_n(object, "question", &text.n);
+        pair.bytes = json_get_string_n(object, "context", &pair.n);
+        if (!text.bytes || !pair.bytes)
+            return moe_fail(err, MOE_E_FORMAT, "%s:%d: key '%s' is missing or of another type, "
+                            "expected a string", path, line, text.bytes ? "context" : "question");
+    }
     if (!text.bytes)
         return moe_fail(err, MOE_E_FORMAT, "%s:%d: key 'text' is %s, expected a string", path,
                         line, absent(object, "text") ? "missing" : "of another type");

@@ -5,7 +5,7 @@
 #include "convert/dataset.h"
 #include "convert/lines.h"
 
-/* Reads {"text", "text_pair"?, "label"?} from the n bytes of a line without its
+/* Reads {"text", "text_pair"?, "label"?}, or {"question", "context"} in their place, from the n bytes of a line without its
  * newline; other keys are ignored. path and line go into messages and the row.
  * On success the row owns its strings: jsonl_row_free. */
 moe_status jsonl_row(const char *path, int line, const char *bytes, size_t n,

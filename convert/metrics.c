@@ -58,6 +58,20 @@ double answer_divergence(moe_task task, const float *p, const float *q, int n)
     return sum;
 }
 
+double f1_score(const double hits[2][2])
+{
+    double positive = 2 * hits[1][1] + hits[0][1] + hits[1][0];
+    return positive > 0 ? 2 * hits[1][1] / positive : 0;
+}
+
+double matthews(const double hits[2][2])
+{
+    double said = (hits[0][1] + hits[1][1]) * (hits[0][0] + hits[1][0]);
+    double is = (hits[1][0] + hits[1][1]) * (hits[0][0] + hits[0][1]);
+    double together = hits[1][1] * hits[0][0] - hits[0][1] * hits[1][0];
+    return said * is > 0 ? together / sqrt(said * is) : 0;
+}
+
 double pearson(const double *a, const double *b, int n)
 {
     double mean_a = 0, mean_b = 0, ab = 0, aa = 0, bb = 0;

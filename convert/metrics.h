@@ -19,6 +19,12 @@ double softmax_kl(const float *p, const float *q, int n);
  * KL between their sigmoids, or the squared difference of a regression. */
 double answer_divergence(moe_task task, const float *p, const float *q, int n);
 
+/* Of two labels, the second being the positive one: hits [label][said]. F1 is 0 where
+ * nothing positive was met or said; Matthews's correlation 0 where one side is constant,
+ * as GLUE's scripts have it. */
+double f1_score(const double hits[2][2]);
+double matthews(const double hits[2][2]);
+
 /* Correlation; NaN where one of the two is constant or n < 2. */
 double pearson(const double *a, const double *b, int n);
 /* The same of the ranks, equal values sharing their mean rank. false: out of

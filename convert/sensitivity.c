@@ -44,7 +44,8 @@ typedef struct {
 
 bool sensitivity_supported(const moe_model *m)
 {
-    bool known = strcmp(m->info.architecture, "BertForSequenceClassification") == 0;
+    bool known = strcmp(m->info.architecture, "BertForSequenceClassification") == 0 ||
+                 strcmp(m->info.architecture, "BertForQuestionAnswering") == 0;
     for (int l = 0; l < m->weights.n_layers; l++) {
         const moe_activation act = m->weights.layers[l].ffn.act;
         known = known && (act == MOE_ACT_RELU || act == MOE_ACT_GELU_ERF ||
@@ -174,28 +175,68 @@ static void head_backward(const job *j, int seq, int n, float *first, float *scr
     blas_nn(n, d, d, g, d, j->pooler, d, 0, first, d);
 }
 
-/* The gradient by the rows that leave the last layer: zero but for first tokens. */
+/* Logits [n, 2] of a sequence's tokens become the gradient, by them, of the margins
+ * between the two likeliest starts and the two likeliest ends. */
+static void span_gradient(float *logits, int n)
+{
+    for (int c = 0; c < 2; c++) {
+        int best = 0, second = -1;
+        for (int i = 1; i < n; i++)
+            if (logits[2 * i + c] > logits[2 * best + c]) {
+                second = best;
+                best = i;
+            } else if (second < 0 || logits[2 * i + c] > logits[2 * second + c]) {
+                second = i;
+            }
+        for (int i = 0; i < n; i++)
+            logits[2 * i + c] = i == best ? 1 : i == second ? -1 : 0;
+    }
+}
+
+/* s->g from s->x, of a head that reads every token. */
+static void span_backward(const job *j, const backward_task *t, seat *s)
+{
+    const int d = j->s->d, at = t->cu_seqlens[0], n = rows_of(*t);
+    float *logits = s->scratch;
+    backward_linear(s->x, n, d, j->classifier, j->m->weights.classifier.b, 2, 0, logits);
+    for (int q = 0; q < t->n_seqs; q++)
+        span_gradient(logits + 2 * (size_t)(t->cu_seqlens[q] - at),
+                      t->cu_seqlens[q + 1] - t->cu_seqlens[q]);
+    blas_nn(n, d, 2, logits, 2, j->classifier, d, 0, s->g, d);
+}
+
+/* The same of one that reads first tokens; from number `seq` on. */
+static void first_backward(const job *j, int seq, const backward_task *t, seat *s)
+{
+    const int at = t->cu_seqlens[0];
+    const size_t d = (size_t)j->s->d;
+    float *first = s->scratch, *rest = first + (size_t)t->n_seqs * d;
+    for (int q = 0; q < t->n_seqs; q++)
+        memcpy(first + (size_t)q * d, s->x + (size_t)(t->cu_seqlens[q] - at) * d,
+               d * sizeof *first);
+    head_backward(j, seq, t->n_seqs, first, rest);
+    memset(s->g, 0, (size_t)rows_of(*t) * d * sizeof *s->g);
+    for (int q = 0; q < t->n_seqs; q++)
+        memcpy(s->g + (size_t)(t->cu_seqlens[q] - at) * d, first + (size_t)q * d,
+               d * sizeof *first);
+}
+
+/* The gradient by the rows that leave the last layer. */
 static void head_task(void *ctx, int i, int worker)
 {
     const job *j = ctx;
     seat *s = &j->seats[worker];
     const backward_task t = task_of(j, j->first_task + i);
     const int layers = j->s->n_layers, at = t.cu_seqlens[0], n = rows_of(t);
-    const size_t d = (size_t)j->s->d;
     if (s->status != MOE_OK || interrupt_check(NULL) != MOE_OK)
         return;
     s->status = states_read(j->s, layers, at, n, s->x, &s->err);
     if (s->status != MOE_OK)
         return;
-    float *first = s->scratch, *rest = first + (size_t)t.n_seqs * d;
-    for (int q = 0; q < t.n_seqs; q++)
-        memcpy(first + (size_t)q * d, s->x + (size_t)(t.cu_seqlens[q] - at) * d,
-               d * sizeof *first);
-    head_backward(j, j->bound[j->first_task + i], t.n_seqs, first, rest);
-    memset(s->g, 0, (size_t)n * d * sizeof *s->g);
-    for (int q = 0; q < t.n_seqs; q++)
-        memcpy(s->g + (size_t)(t.cu_seqlens[q] - at) * d, first + (size_t)q * d,
-               d * sizeof *first);
+    if (j->m->info.task == MOE_TASK_ANSWER)
+        span_backward(j, &t, s);
+    else
+        first_backward(j, j->bound[j->first_task + i], &t, s);
     s->status = states_write(j->s, layers + 1, at, n, s->g, &s->err);
 }
 
@@ -263,9 +304,10 @@ static moe_status unpack_head(job *j, moe_error *err)
     const moe_linear *p = &j->m->weights.pooler, *c = &j->m->weights.classifier;
     j->pooler = malloc((size_t)p->n * (size_t)p->k * sizeof *j->pooler);
     j->classifier = malloc((size_t)c->n * (size_t)c->k * sizeof *j->classifier);
-    if (!j->pooler || !j->classifier)
+    if ((p->n && !j->pooler) || !j->classifier)
         return moe_fail(err, MOE_E_MEMORY, "no memory for a head of %d labels", c->n);
-    unpack_linear(p, j->pooler);
+    if (p->n)
+        unpack_linear(p, j->pooler);
     unpack_linear(c, j->classifier);
     return MOE_OK;
 }

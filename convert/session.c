@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "convert/logits.h"
+
 enum { MAX_BATCH_TOKENS = 1 << 30, FIRST_SEQS = 64, FIRST_TOKENS = 4096 };
 
 /* ---- session -------------------------------------------------------------- */
@@ -60,7 +62,9 @@ moe_status row_tokenize(const moe_model *m, const dataset_row *row, bool want_of
 {
     moe_text in = {.text = row->text, .text_bytes = row->text_bytes,
                    .pair = row->pair, .pair_bytes = row->pair_bytes,
-                   .truncation = MOE_TRUNCATE_LONGEST_FIRST, .want_offsets = want_offsets};
+                   .truncation = moe_model_describe(m)->task == MOE_TASK_ANSWER
+                                     ? MOE_TRUNCATE_ONLY_SECOND : MOE_TRUNCATE_LONGEST_FIRST,
+                   .want_offsets = want_offsets};
     return moe_tokenize(m, &in, out, err);
 }
 
@@ -132,7 +136,8 @@ moe_status batch_run(batch *b, session *s, bool with_mass, moe_error *err)
     if (b->n_seqs == 0)
         return MOE_OK;
     b->n_labels = s->info->n_labels;
-    float *logits = realloc(b->logits, (size_t)b->n_seqs * (size_t)b->n_labels * sizeof *logits);
+    size_t floats = logits_at(s->info, b->cu_seqlens, b->n_seqs);
+    float *logits = realloc(b->logits, floats * sizeof *logits);
     if (!logits)
         return moe_fail(err, MOE_E_MEMORY, "out of memory for the logits of %d sequences",
                         b->n_seqs);

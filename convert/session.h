@@ -25,7 +25,8 @@ void session_close(session *s);
 /* Whether the model in use can follow p; if not, MOE_E_ARGUMENT says why. */
 moe_status session_check_policy(const session *s, moe_policy p, moe_error *err);
 
-/* A row's tokens, cut to the model's limit by the longest first; moe_tokens_free. */
+/* A row's tokens, cut to the model's limit by the longest first, of a question and a
+ * context only the latter; moe_tokens_free. */
 moe_status row_tokenize(const moe_model *m, const dataset_row *row, bool want_offsets,
                         moe_tokens *out, moe_error *err);
 
@@ -38,7 +39,7 @@ typedef struct {
     int32_t *cu_seqlens;         /* [n_seqs + 1] */
     int32_t *ids, *types;        /* [n_tokens] */
     moe_selection *selection;    /* [n_seqs] */
-    float *logits;               /* [n_seqs, n_labels], after batch_run */
+    float *logits;               /* as logits.h has them, after batch_run */
     double *effective_ratio, *mass; /* [n_seqs] */
     int seq_room, token_room, n_labels;
 } batch;

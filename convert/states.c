@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "convert/interrupt.h"
+#include "convert/logits.h"
 #include "convert/spool.h"
 #include "convert/states.h"
 
@@ -88,15 +89,15 @@ static moe_status run_batch(const walk *w, const moe_batch *b, int first, float 
     return status;
 }
 
-static moe_status run_batches(const walk *w, size_t n_labels, progress *bar, float *logits,
-                              moe_error *err)
+static moe_status run_batches(const walk *w, const moe_model_info *info, progress *bar,
+                              float *logits, moe_error *err)
 {
     const calibration *t = w->text;
     moe_status status = MOE_OK;
     progress_begin(bar, "reading calibration text", t->n_tokens);
     for (int first = 0, end; status == MOE_OK && first < t->n_seqs; first = end) {
         const moe_batch batch = calibration_batch(t, first, w->bounds, &end);
-        float *to = logits ? logits + (size_t)first * n_labels : NULL;
+        float *to = logits ? logits + logits_at(info, t->cu_seqlens, first) : NULL;
         status = run_batch(w, &batch, t->cu_seqlens[first], to, err);
         if (status == MOE_OK)
             status = interrupt_check(err);
@@ -133,7 +134,7 @@ moe_status states_run(const moe_model *m, moe_pool *pool, const calibration *tex
     if (status == MOE_OK)
         status = moe_engine_create(m, pool, NULL, &w.engine, err);
     if (status == MOE_OK)
-        status = run_batches(&w, (size_t)info->n_labels, bar, logits, err);
+        status = run_batches(&w, info, bar, logits, err);
     moe_engine_destroy(w.engine);
     free(w.bounds);
     free(w.x);

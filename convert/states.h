@@ -22,9 +22,9 @@ typedef struct {
 } states;
 
 /* Runs m densely over text, in batches. n_extra: regions for the caller; they hold
- * zeros. dir: where the file may lie. logits [n_seqs, n_labels]: out, or NULL.
+ * zeros. dir: where the file may lie. logits: out, or NULL.
  * A full disk, an interrupt: MOE_E_IO; a value that is not finite: MOE_E_FORMAT,
- * naming layer and token. s: states_close, also after a failure. */
+ * naming layer and token. logits: as logits.h has them. s: states_close, also after a failure. */
 moe_status states_run(const moe_model *m, moe_pool *pool, const calibration *text,
                       const char *dir, int n_extra, progress *bar, states *s,
                       float *logits, moe_error *err);

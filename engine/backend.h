@@ -119,8 +119,8 @@ struct moe_backend {
 
 /* Makes the CPU backend. max_tokens bounds n_tokens and n_rows of later calls;
  * the scratch is sized from it and the model's largest shapes.
- * MOE_ISA=c|avx2|avx512 in the environment forces an ISA; one that this machine
- * lacks is MOE_E_UNSUPPORTED. */
+ * MOE_ISA=c|avx2|avx2vnni|avx512|avx512vnni|avx512bf16|avx512amx in the environment
+ * forces an ISA; one that this machine lacks is MOE_E_UNSUPPORTED. */
 typedef struct {
     int max_tokens, max_seq; /* rows of a call; tokens of one sequence */
     int d_model, n_heads, n_experts;

@@ -65,6 +65,9 @@ static bool create_thread_scratch(cpu_backend *b)
     size_t floats = cpu_attention_floats(&b->shape);
     floats = larger(floats, CPU_DENSE_TOKENS * MOE_W2_PANEL);
     floats = larger(floats, (size_t)b->shape.d_model);
+    if (b->kernels->add_group_i8)
+        floats = larger(floats, (CPU_GROUP_TOKENS * CPU_GROUP_EXPERTS + CPU_PAIR_ROWS) *
+                                    MOE_EXPERT_SIZE);
     b->thread_floats = (floats + 1023) / 1024 * 1024 + 16; /* not a multiple of 4096 bytes */
     return alloc_floats(b, &b->thread_scratch, b->thread_floats * (size_t)b->n_threads);
 }
@@ -80,12 +83,18 @@ static bool create_ffn_scratch(cpu_backend *b)
     size_t cuts = larger(CPU_OUT_TOKENS, sparse / 16) + 1;
     /* Dense planes are whole, so experts count up to a multiple of four. */
     size_t hidden = tokens * (experts + CPU_PLANE_EXPERTS - 1) * MOE_EXPERT_SIZE;
+    /* Rows of ffn_groups.c, whole groups and a step: up to four times the tokens of as much
+     * narrower values, and 16 more to read. */
+    size_t groups = (experts + CPU_GROUP_EXPERTS - 1) / CPU_GROUP_EXPERTS;
+    hidden = larger(hidden, (tokens + 16) * (groups * CPU_GROUP_EXPERTS * MOE_EXPERT_SIZE +
+                                             4 * CPU_GROUP_STEP));
     size_t inner = (size_t)b->shape.d_head * (size_t)b->shape.n_heads;
     b->ld_low = (larger((size_t)b->shape.d_model, inner) / 2 + 16) / 16 * 16;
     if (b->ld_low % 1024 == 0)
         b->ld_low += 16;
     return alloc_floats(b, &b->hidden, hidden) &&
            alloc_floats(b, &b->hidden_scale, b->max_pairs) &&
+           alloc_floats(b, &b->group_scale, groups * sparse) &&
            alloc_floats(b, &b->low_scale, (size_t)b->shape.max_tokens) &&
            alloc_ints(b, (int32_t **)&b->low_x, (size_t)b->shape.max_tokens * b->ld_low) &&
            alloc_ints(b, &b->row, b->max_pairs) &&

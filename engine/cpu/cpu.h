@@ -15,6 +15,9 @@ enum {
     CPU_FFN_TOKENS = 512,     /* whose hidden rows fit the scratch with all experts */
     CPU_SPARSE_TOKENS = 2048, /* most tokens of a sparse block */
     CPU_OUT_TOKENS = 128,     /* of an output tile of the sparse FFN: 32 KB, in L1 */
+    CPU_GROUP_EXPERTS = 16,   /* that ffn_groups.c takes together */
+    CPU_GROUP_STEP = 16,      /* units of depth of its products */
+    CPU_GROUP_TOKENS = 128,   /* of one of its tasks */
     CPU_DENSE_TOKENS = 256,   /* of one of the dense FFN: each panel of w2 serves more */
     CPU_ROUTER_ROWS = 256,    /* of a block of the router */
     CPU_QUERY_ROWS = 24,      /* queries whose scores are kept at a time */
@@ -45,6 +48,7 @@ typedef struct {
     size_t ld_low;
     float *low_scale;     /* [max_tokens] of each, int8 only */
     float *hidden_scale;  /* [max_pairs] of each hidden row, int8 only */
+    float *group_scale;   /* [groups][tokens of a block] likewise, see ffn_groups.c */
 
     float *pair_cut;      /* [max_tokens] of each sequence: see selection.c */
 
@@ -120,7 +124,10 @@ void cpu_ffn_sparse(cpu_backend *b, const moe_ffn *w, const float *x, int n_toke
 void cpu_ffn_low(cpu_backend *b, const moe_ffn *w, const float *x, int n_tokens,
                  const int32_t *bound, const int32_t *expert, float *y);
 
-/* What cpu_ffn_sparse and cpu_ffn_low share; ffn_plan.c. */
+/* The same of pairs in b->row, where the kernels add groups; ffn_groups.c. */
+void cpu_ffn_groups(cpu_backend *b, const moe_ffn *w, const float *x, int n_tokens, float *y);
+
+/* What cpu_ffn_sparse, cpu_ffn_low and cpu_ffn_groups share; ffn_plan.c. */
 /* Sorts the pairs of a block by expert, into row_bound and row; bound NULL: all pairs. */
 void ffn_group(cpu_backend *b, const int32_t *bound, const int32_t *expert, int n_tokens,
                int n_experts);

@@ -76,11 +76,14 @@ void cpu_ffn_dense(cpu_backend *b, const moe_ffn *w, const float *x, int n_token
 
 /* How many tokens from t on fit the scratch together. At least one does, since
  * max_pairs is at least n_experts. */
-static int count_block(const cpu_backend *b, const moe_route *route, int t, int n_tokens)
+static int count_block(const cpu_backend *b, const moe_ffn *w, const moe_route *route, int t,
+                       int n_tokens)
 {
     const int32_t *bound = route->bound;
-    int end = t + 1;
-    while (end < n_tokens && end - t < CPU_SPARSE_TOKENS &&
+    int end = t + 1, most = CPU_SPARSE_TOKENS;
+    if (b->kernels->add_group_bf16 && w->dtype == MOE_BF16)
+        most = 2 * CPU_FFN_TOKENS; /* rows of all experts fit the scratch */
+    while (end < n_tokens && end - t < most &&
            (size_t)(bound[end + 1] - bound[t]) <= b->max_pairs)
         end++;
     return end - t;
@@ -98,10 +101,10 @@ void cpu_ffn(moe_backend *base, const moe_ffn *w, const float *x, int n_tokens,
             n = n_tokens - t < CPU_FFN_TOKENS ? n_tokens - t : CPU_FFN_TOKENS;
             cpu_ffn_low(b, w, block_x, n, NULL, NULL, block_y);
         } else if (w->dtype != MOE_F32) {
-            n = count_block(b, route, t, n_tokens);
+            n = count_block(b, w, route, t, n_tokens);
             cpu_ffn_low(b, w, block_x, n, route->bound + t, route->expert, block_y);
         } else if (route) {
-            n = count_block(b, route, t, n_tokens);
+            n = count_block(b, w, route, t, n_tokens);
             cpu_ffn_sparse(b, w, block_x, n, route->bound + t, route->expert, block_y);
         } else {
             n = n_tokens - t < CPU_FFN_TOKENS ? n_tokens - t : CPU_FFN_TOKENS;

@@ -128,6 +128,10 @@ void cpu_ffn_low(cpu_backend *b, const moe_ffn *w, const float *x, int n_tokens,
                  const int32_t *bound, const int32_t *expert, float *y)
 {
     ffn_group(b, bound, expert, n_tokens, w->n_experts);
+    if (b->kernels->add_group_i8) {
+        cpu_ffn_groups(b, w, x, n_tokens, y);
+        return;
+    }
     cpu_lower_rows(b, w->dtype, x, (size_t)w->d, n_tokens, w->d);
     job j = {.b = b, .w = w, .n_tokens = n_tokens, .y = y};
     pool_run(b->pool, hidden_task, &j, ffn_plan_hidden(b, w->n_experts));

@@ -1,132 +1,64 @@
-/* gemm_avx512amx.c: bf16 and int8 products by AMX, whose tiles are 16 rows of 64 bytes:
- * C [16][16] += A [16 rows][16 units] B [16 units][16 columns]. The packed layout is B's
- * as it stands, half a panel to a tile. Eight tiles hold 2 x 2 of C, 2 of A and 2 of B:
- * four products to four loads.
+/* gemm_avx512amx.c: bf16 and int8 products by AMX, 32 rows by a panel at a time.
  *
- * Rows of A that do not lie at one stride, or are fewer than 16, are copied together
- * first; what stands in the rows past them goes nowhere. A sum is the same chain
- * whatever the rows, so bf16 takes this way for a single row too. int8 sums are exact:
- * few rows are left to the vectors. So are weights whose depth is not whole tiles, or
- * more than fit the copy. */
-#include "engine/cpu/vec_avx512.h"
-
+ * Rows of A that do not lie at one stride, or the last ones, are copied together first;
+ * what stands in the rows past them goes nowhere. The weights of a panel stay in L1 while
+ * rows at one stride pass. A sum is the same chain whatever the rows, so bf16 takes this
+ * way for a single row too. int8 sums are exact: few rows are left to the vectors. So are
+ * depths of no whole tiles, or larger than the copy, and sums to be added: those are
+ * short, see group_avx512amx.c. */
 #include <stdbool.h>
 #include <string.h>
 
+#include "engine/cpu/amx.h"
 #include "engine/cpu/kernels.h"
 #include "engine/cpu/simd_math.h"
+#include "engine/cpu/split.h"
+
+#define ALWAYS_INLINE inline __attribute__((always_inline))
 
 enum {
-    ROWS = 16, UNITS = 16,    /* of a tile */
     PANEL = MOE_LINEAR_PANEL,
-    MAX_UNITS = 1024,         /* of a row that is copied */
-    PAD = 16,                 /* units between copied rows: not all in one cache set */
-    FEW_ROWS = 8,             /* of int8 that vectors are faster for */
+    MAX_UNITS = 1024, /* of a row that is copied */
+    PAD = 16,         /* units between copied rows: not all in one cache set */
+    FEW_ROWS = 8,     /* of int8 that vectors are faster for */
 };
 
-/* The compiler does not know that tiles are read from memory. */
-#define SETTLE() __asm__ volatile("" ::: "memory")
-
+/* 1 to 32 rows of A and where they go. */
 typedef struct {
-    uint8_t palette, start_row, reserved[14];
-    uint16_t row_bytes[16];
-    uint8_t rows[16];
-} __attribute__((aligned(64))) tile_config;
+    const float *a;
+    size_t lda; /* in units */
+    int row, n; /* of g's */
+} block;
 
-/* Tiles 0 to 3: C; 4 and 5: A; 6 and 7: B. All of them 16 x 64 bytes, or with a depth of
- * 8 units only, as a row of 32 int8 hidden values has. */
-#define CONFIG(units)                                                                   \
-    {.palette = 1,                                                                      \
-     .row_bytes = {64, 64, 64, 64, 4 * (units), 4 * (units), 64, 64},                   \
-     .rows = {16, 16, 16, 16, 16, 16, (units), (units)}}
-
-static const tile_config whole = CONFIG(16), half = CONFIG(8);
-
-/* Rows of A, 1 to 32 of them. */
+/* What comes next, prefetched a little at every step of depth. */
 typedef struct {
-    const float *first, *second; /* of rows 0 and 16 */
-    size_t stride;               /* in bytes */
-    int n_rows;
-} rows;
+    const char *next, *end;
+    int lines; /* at a time */
+} ahead;
 
-/* What a product's rows have in common. */
-typedef struct {
-    const cpu_gemm *g;
-    int step;   /* units of depth of a tile */
-    bool bytes; /* int8 */
-} shape;
-
-static bool one_stride(const float *const *a, int n, ptrdiff_t *stride)
+static inline void fetch_ahead(ahead *f)
 {
-    *stride = a[1] - a[0];
-    for (int i = 2; i < n; i++)
-        if (a[i] - a[i - 1] != *stride)
-            return false;
-    return true;
+    for (int i = 0; i < f->lines && f->next < f->end; i++, f->next += 64)
+        _mm_prefetch(f->next, _MM_HINT_T1);
 }
 
-/* Rows [at, at + n) of g->a as tiles want them; copy: room for 32 of them. */
-static rows take_rows(const cpu_gemm *g, int at, int n, float *copy)
+/* C of a block and a panel. */
+static ALWAYS_INLINE void multiply(const cpu_gemm *g, const block *s, const float *b, ahead *f,
+                                   float (*c)[PANEL], const bool bytes)
 {
-    const float *const *a = g->a + at;
-    ptrdiff_t stride;
-    if (n % ROWS == 0 && one_stride(a, n, &stride))
-        return (rows){a[0], a[n - ROWS], (size_t)stride * sizeof(float), n};
-    size_t apart = (size_t)g->k + PAD;
-    for (int i = 0; i < n; i++)
-        for (int k = 0; k < g->k; k += 8)
-            _mm256_store_ps(copy + (size_t)i * apart + k, _mm256_loadu_ps(a[i] + k));
-    SETTLE();
-    return (rows){copy, copy + ROWS * apart, apart * sizeof(float), n};
+    bool both = s->n > TILE_ROWS;
+    tiles_zero();
+    for (int k = 0; k < g->k; k += TILE_UNITS, b += TILE_UNITS * PANEL) {
+        if (bytes)
+            TILES_MULTIPLY(_tile_dpbusd, s->a + k, s->lda, b, PANEL, both);
+        else
+            TILES_MULTIPLY(_tile_dpbf16ps, s->a + k, s->lda, b, PANEL, both);
+        fetch_ahead(f);
+    }
+    tiles_store(c, PANEL, both);
 }
 
-/* C += A B over the depth, two columns of tiles by one or two rows of them. */
-#define MULTIPLY(DOT)                                                                   \
-    for (int k = 0; k < g->k; k += s->step, b += (size_t)s->step * (size_t)g->ldb) {    \
-        _tile_loadd(6, b, g->ldb * sizeof *b);                                          \
-        _tile_loadd(7, b + 16, g->ldb * sizeof *b);                                     \
-        _tile_loadd(4, a->first + k, a->stride);                                        \
-        DOT(0, 4, 6);                                                                   \
-        DOT(1, 4, 7);                                                                   \
-        if (a->n_rows > ROWS) {                                                         \
-            _tile_loadd(5, a->second + k, a->stride);                                   \
-            DOT(2, 5, 6);                                                               \
-            DOT(3, 5, 7);                                                               \
-        }                                                                               \
-    }
-
-/* Sums of a panel: start and sums stand in c [32][32]. */
-static void multiply(const shape *s, const rows *a, const float *b, bool add,
-                     float (*c)[PANEL])
-{
-    const cpu_gemm *g = s->g;
-    const size_t stride = sizeof *c;
-    if (add) {
-        SETTLE();
-        _tile_loadd(0, c, stride);
-        _tile_loadd(1, &c[0][16], stride);
-        _tile_loadd(2, c + ROWS, stride);
-        _tile_loadd(3, &c[ROWS][16], stride);
-    } else {
-        _tile_zero(0);
-        _tile_zero(1);
-        _tile_zero(2);
-        _tile_zero(3);
-    }
-    if (s->bytes)
-        MULTIPLY(_tile_dpbusd)
-    else
-        MULTIPLY(_tile_dpbf16ps)
-    _tile_stored(0, c, stride);
-    _tile_stored(1, &c[0][16], stride);
-    if (a->n_rows > ROWS) {
-        _tile_stored(2, c + ROWS, stride);
-        _tile_stored(3, &c[ROWS][16], stride);
-    }
-    SETTLE();
-}
-
-/* ---- before and after -------------------------------------------------------- */
+/* ---- what becomes of the sums ------------------------------------------------ */
 
 /* The lanes of a panel's half that exist. */
 static lanes columns_of(const cpu_gemm *g, int column)
@@ -135,86 +67,148 @@ static lanes columns_of(const cpu_gemm *g, int column)
     return left >= LANES ? (lanes)0xffff : left > 0 ? v_first(left) : 0;
 }
 
-/* What bf16 sums start from. */
-static void begin_sums(const cpu_gemm *g, int row, int n, int column, float (*c)[PANEL])
+/* int8 as simd_gemm.h's tile_scale has it, so that the bits are the same. */
+static ALWAYS_INLINE void finish_half(const cpu_gemm *g, const block *s, int j,
+                                      float (*c)[PANEL], const bool bytes,
+                                      const moe_activation act)
 {
-    for (int h = 0; h < PANEL; h += LANES) {
-        lanes m = columns_of(g, column + h);
-        for (int i = 0; i < n; i++)
-            v_store(c[i] + h, g->add ? v_load_some(g->c[row + i] + column + h, m)
-                              : g->bias ? v_load_some(g->bias + column + h, m) : v_set(0));
+    lanes m = columns_of(g, j);
+    if (!m)
+        return;
+    vec bias = g->bias ? v_load_some(g->bias + j, m) : v_set(0);
+    vec by = bytes ? v_load(g->b_scale + j) : bias;
+    float none[LANES] = {0};
+    const int32_t *offset = g->b_offset ? g->b_offset + j : (const int32_t *)(void *)none;
+    for (int i = 0; i < s->n; i++) {
+        vec sum = v_load(c[i] + j % PANEL);
+        if (bytes)
+            sum = v_fma(v_from_ints(sum, offset), v_mul(v_set(g->a_scale[s->row + i]), by), bias);
+        else
+            sum = v_add(sum, bias);
+        v_store_some(g->c[s->row + i] + j, m, v_activate(sum, act));
     }
 }
 
-/* As simd_gemm.h's tile_scale has it, so that the bits are the same. */
-static void scale_sums(const cpu_gemm *g, int row, int n, int column, float (*c)[PANEL])
+static ALWAYS_INLINE void finish(const cpu_gemm *g, const block *s, int column,
+                                 float (*c)[PANEL], const bool bytes)
 {
-    for (int h = 0; h < PANEL; h += LANES) {
-        int j = column + h;
-        lanes m = columns_of(g, j);
-        vec bias = g->bias && !g->add ? v_load_some(g->bias + j, m) : v_set(0);
-        vec by = g->add ? v_set(0) : v_load(g->b_scale + j);
-        for (int i = 0; i < n; i++) {
-            vec scale = v_set(g->a_scale[row + i]);
-            vec sum = v_from_ints(v_load(c[i] + h), g->b_offset ? g->b_offset + j : NULL);
-            v_store(c[i] + h, g->add ? v_fma(sum, scale, v_load_some(g->c[row + i] + j, m))
-                                     : v_fma(sum, v_mul(scale, by), bias));
+    for (int j = column; j < column + PANEL; j += LANES)
+        if (g->act == MOE_ACT_NONE)
+            finish_half(g, s, j, c, bytes, MOE_ACT_NONE);
+        else if (g->act == MOE_ACT_RELU)
+            finish_half(g, s, j, c, bytes, MOE_ACT_RELU);
+        else
+            finish_half(g, s, j, c, bytes, g->act);
+}
+
+/* ---- rows -------------------------------------------------------------------- */
+
+/* Whether the first n rows lie at one stride; *stride: in units. */
+static bool one_stride(const float *const *a, int n, size_t *stride)
+{
+    ptrdiff_t first = n > 1 ? a[1] - a[0] : 0;
+    for (int i = 2; i < n; i++)
+        if (a[i] - a[i - 1] != first)
+            return false;
+    *stride = (size_t)first;
+    return first >= 0;
+}
+
+static block copy_rows(const cpu_gemm *g, int row, int n, float *copy)
+{
+    size_t apart = (size_t)g->k + PAD;
+    for (int i = 0; i < n; i++)
+        for (int k = 0; k < g->k; k += LANES)
+            v_store(copy + (size_t)i * apart + k, v_load(g->a[row + i] + k));
+    SETTLE();
+    return (block){copy, apart, row, n};
+}
+
+static ALWAYS_INLINE void panels(const cpu_gemm *g, const block *s, int first, int end, ahead *f,
+                                 const bool bytes)
+{
+    float c[PAIR_ROWS][PANEL] __attribute__((aligned(64)));
+    for (int p = first; p < end; p++) {
+        multiply(g, s, g->b[0] + (size_t)p * g->panel_stride, f, c, bytes);
+        finish(g, s, p * PANEL, c, bytes);
+    }
+}
+
+/* What to prefetch while `steps` steps of depth are computed. */
+static ahead look_ahead(const float *b, int k, int steps)
+{
+    size_t bytes = b ? (size_t)k * PANEL * sizeof *b : 0;
+    int lines = (int)((bytes / 64 + (size_t)steps - 1) / (size_t)steps);
+    return (ahead){(const char *)b, (const char *)b + bytes, lines};
+}
+
+/* Rows [0, n_rows), whole tiles, at one stride: each panel meets all of them. */
+static ALWAYS_INLINE void panels_in_place(const cpu_gemm *g, size_t stride, int n_rows,
+                                          const bool bytes)
+{
+    int n_panels = cpu_ceil(g->n, PANEL), blocks = cpu_ceil(n_rows, PAIR_ROWS);
+    for (int p = 0; p < n_panels; p++) {
+        const float *next = g->ahead ? g->ahead[0] : NULL;
+        if (p + 1 < n_panels)
+            next = g->b[0] + (size_t)(p + 1) * g->panel_stride;
+        ahead f = look_ahead(next, g->k, g->k / TILE_UNITS * blocks);
+        for (int row = 0; row < n_rows; row += PAIR_ROWS) {
+            int n = n_rows - row < PAIR_ROWS ? n_rows - row : PAIR_ROWS;
+            block s = {g->a[row], stride, row, n};
+            panels(g, &s, p, p + 1, &f, bytes);
         }
     }
 }
 
-static void finish_sums(const cpu_gemm *g, int row, int n, int column, float (*c)[PANEL])
+/* The same for rows that are copied: they pass all panels in turn. */
+static ahead look_ahead_of_few(const cpu_gemm *g, int n_panels, int in_place)
 {
-    for (int h = 0; h < PANEL; h += LANES) {
-        lanes m = columns_of(g, column + h);
-        for (int i = 0; m && i < n; i++)
-            v_store_some(g->c[row + i] + column + h, m, v_activate(v_load(c[i] + h), g->act));
-    }
+    int steps = g->k / TILE_UNITS;
+    if (in_place || g->m > PAIR_ROWS * n_panels)
+        return (ahead){.lines = 0};
+    if (n_panels > 1)
+        return look_ahead(g->b[0] + g->panel_stride, g->k * (n_panels - 1),
+                          steps * (n_panels - 1));
+    return look_ahead(g->ahead ? g->ahead[0] : NULL, g->k, steps);
 }
 
-static void run(const shape *s)
+static ALWAYS_INLINE void run(const cpu_gemm *g, const bool bytes)
 {
-    const cpu_gemm *g = s->g;
-    float copy[2 * ROWS * (MAX_UNITS + PAD)] __attribute__((aligned(64)));
-    float c[2 * ROWS][PANEL] __attribute__((aligned(64)));
-    _tile_loadconfig(s->step == UNITS ? &whole : &half);
-    for (int row = 0, n; row < g->m; row += n) {
-        n = g->m - row < 2 * ROWS ? g->m - row : 2 * ROWS;
-        rows a = take_rows(g, row, n, copy);
-        for (int column = 0; column < g->n; column += PANEL) {
-            const float *b = g->b[0] + (size_t)(column / PANEL) * g->panel_stride;
-            if (!s->bytes)
-                begin_sums(g, row, n, column, c);
-            multiply(s, &a, b, !s->bytes, c);
-            if (s->bytes)
-                scale_sums(g, row, n, column, c);
-            finish_sums(g, row, n, column, c);
-        }
+    float copy[PAIR_ROWS * (MAX_UNITS + PAD)] __attribute__((aligned(64)));
+    int n_panels = cpu_ceil(g->n, PANEL), in_place = 0;
+    size_t stride = 0;
+    tiles_begin();
+    if (one_stride(g->a, g->m, &stride))
+        in_place = g->m / TILE_ROWS * TILE_ROWS;
+    if (in_place)
+        panels_in_place(g, stride, in_place, bytes);
+    ahead f = look_ahead_of_few(g, n_panels, in_place);
+    for (int row = in_place; row < g->m; row += PAIR_ROWS) {
+        int n = g->m - row < PAIR_ROWS ? g->m - row : PAIR_ROWS;
+        block s = copy_rows(g, row, n, copy);
+        panels(g, &s, 0, n_panels, &f, bytes);
     }
     _tile_release();
 }
 
-/* Whether the depth is whole tiles; *step: the units of one. */
-static bool fits(const cpu_gemm *g, int *step)
+static bool fits(const cpu_gemm *g)
 {
-    *step = g->k % UNITS == 0 ? UNITS : 8;
-    return g->k <= MAX_UNITS && g->n_blocks == 1 && (g->k % UNITS == 0 || g->k == 8);
+    return g->k % TILE_UNITS == 0 && g->k <= MAX_UNITS && g->ldb == PANEL &&
+           g->n_blocks == 1 && !g->add;
 }
 
 void cpu_gemm_bf16_avx512amx(const cpu_gemm *g)
 {
-    shape s = {.g = g, .bytes = false};
-    if (fits(g, &s.step))
-        run(&s);
+    if (fits(g))
+        run(g, false);
     else
         cpu_gemm_bf16_avx512bf16(g);
 }
 
 void cpu_gemm_i8_avx512amx(const cpu_gemm *g)
 {
-    shape s = {.g = g, .bytes = true};
-    if (g->m >= FEW_ROWS && fits(g, &s.step))
-        run(&s);
+    if (g->m >= FEW_ROWS && fits(g))
+        run(g, true);
     else
         cpu_gemm_i8_avx512vnni(g);
 }

@@ -40,17 +40,43 @@ typedef struct {
     size_t ahead_a_floats;
 } cpu_gemm;
 
+/* Where a product wants more depth than one expert has (AMX): some experts' hidden rows
+ * times their w2, for 64 columns of y.
+ *   tile[i][j] += sum over s, u of hidden[i][s 16 + u] w2[s][u][j], a unit's values each
+ * (bf16), or that sum, which is exact, times scale[i] (int8, of unsigned bytes, or signed
+ * ones where is_signed). Rows of hidden and tile are read up to a multiple of 16. */
+typedef struct {
+    int n_rows, n_steps;
+    const uint32_t *hidden;
+    size_t ld;                  /* in units */
+    const uint32_t *const *w2;  /* [n_steps], each [16 units][64] */
+    const float *scale;         /* [n_rows], int8 only */
+    bool is_signed;
+    float *tile;                /* [n_rows][64] */
+    /* What the next call will read, to prefetch meanwhile. */
+    const uint32_t *const *ahead;
+    int n_ahead;                /* pieces, ahead_bytes each: a multiple of 64 */
+    size_t ahead_bytes;
+} cpu_group;
+
 typedef struct {
     const char *isa;
     void (*gemm)(const cpu_gemm *g);
     void (*gemm_bf16)(const cpu_gemm *g);
     void (*gemm_i8)(const cpu_gemm *g);
+    /* NULL where sums over the experts are kept by gemm. */
+    void (*add_group_bf16)(const cpu_group *g);
+    void (*add_group_i8)(const cpu_group *g);
     /* A row of n floats as units, the last padded with zeros. */
     void (*to_bf16)(const float *x, int n, uint32_t *y);
     /* The same as bytes q + 128, q = x / scale in [-127, 127], or, where unsigned, q in
      * [0, 255] of x that is never negative. Returns scale: the largest |x| is 127 or
      * 255 of it. */
     float (*to_i8)(const float *x, int n, bool is_unsigned, uint32_t *y);
+    /* Of a row of 32 hidden values, the largest |h|; and bytes of inverse h, from -127, or,
+     * where unsigned, 0 on. Only where there is add_group_i8. */
+    float (*largest_hidden)(const float *h);
+    void (*hidden_to_i8)(const float *h, float inverse, uint32_t *y);
     /* row = e^(scale (row - its maximum)), scale > 0, n > 0. Returns 1 / its sum, by
      * which the caller turns it, or what it makes of it, into a softmax. */
     float (*softmax)(float *row, int n, float scale);
@@ -90,6 +116,10 @@ void cpu_gemm_bf16_avx512bf16(const cpu_gemm *g);
 void cpu_gemm_i8_avx512vnni(const cpu_gemm *g);
 void cpu_gemm_bf16_avx512amx(const cpu_gemm *g);
 void cpu_gemm_i8_avx512amx(const cpu_gemm *g);
+void cpu_add_group_bf16_avx512amx(const cpu_group *g);
+void cpu_add_group_i8_avx512amx(const cpu_group *g);
+float cpu_largest_hidden_avx512amx(const float *h);
+void cpu_hidden_to_i8_avx512amx(const float *h, float inverse, uint32_t *y);
 
 /* The best table of this machine, or the one named; NULL if name is unknown or
  * the machine lacks it. name may be NULL or "": the best. */

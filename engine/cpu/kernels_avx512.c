@@ -34,4 +34,8 @@ const cpu_kernels cpu_kernels_avx512amx = {
     REST,
     .gemm_bf16 = cpu_gemm_bf16_avx512amx,
     .gemm_i8 = cpu_gemm_i8_avx512amx,
+    .add_group_bf16 = cpu_add_group_bf16_avx512amx,
+    .add_group_i8 = cpu_add_group_i8_avx512amx,
+    .largest_hidden = cpu_largest_hidden_avx512amx,
+    .hidden_to_i8 = cpu_hidden_to_i8_avx512amx,
 };

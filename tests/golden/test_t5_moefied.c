@@ -97,6 +97,15 @@ static void decode(machine *m, const moe_batch *b, answers *a)
         fail_msg("%s", err.message);
 }
 
+static void assert_same(const answers *a, int i, const answers *b, int j)
+{
+    assert_memory_equal(a->logprob[i], b->logprob[j], sizeof a->logprob[i]);
+    assert_int_equal(a->each[i].n_ids, b->each[j].n_ids);
+    assert_int_equal(a->each[i].ended, b->each[j].ended);
+    assert_memory_equal(a->ids[i], b->ids[j], sizeof a->ids[i]);
+    assert_true(a->effective[i] == b->effective[j]);
+}
+
 /* ---- files ------------------------------------------------------------------- */
 
 static void at_ratio_1_it_is_the_checkpoint(const char *source, const char *name, moe_dtype t,
@@ -141,16 +150,37 @@ static void written_and_read_models_are_their_checkpoints(void **state)
     at_ratio_1_it_is_the_checkpoint(GATED, "gated-int8", MOE_I8, 0.1);
 }
 
-/* ---- the same bits ------------------------------------------------------------- */
-
-static void assert_same(const answers *a, int i, const answers *b, int j)
+/* moefy export writes a dense checkpoint that opens and answers alike. */
+static void check_export(const char *source, const char *name)
 {
-    assert_memory_equal(a->logprob[i], b->logprob[j], sizeof a->logprob[i]);
-    assert_int_equal(a->each[i].n_ids, b->each[j].n_ids);
-    assert_int_equal(a->each[i].ended, b->each[j].ended);
-    assert_memory_equal(a->ids[i], b->ids[j], sizeof a->ids[i]);
-    assert_true(a->effective[i] == b->effective[j]);
+    char command[2048], out[600];
+    const char *build = getenv("MOE_BUILD");
+    machine before, after;
+    answers expected, got;
+    t5_moefied_write(source, folder(name), MOE_F32);
+    snprintf(out, sizeof out, "%s-dense", folder(name));
+    snprintf(command, sizeof command, "rm -rf %s && %s/moefy export %s -o %s > /dev/null", out,
+             build ? build : "build/release", folder(name), out);
+    assert_int_equal(system(command), 0);
+    open_machine(&before, source, 1, NULL);
+    open_machine(&after, out, 1, NULL);
+    assert_false(moe_model_describe(after.model)->moefied);
+    decode(&before, &before.all, &expected);
+    decode(&after, &after.all, &got);
+    for (int i = 0; i < TEXTS; i++)
+        assert_same(&expected, i, &got, i);
+    close_machine(&before);
+    close_machine(&after);
 }
+
+static void exported_models_are_their_checkpoints_to_the_bit(void **state)
+{
+    (void)state;
+    check_export(SOURCE, "export");
+    check_export(GATED, "export-gated");
+}
+
+/* ---- the same bits ------------------------------------------------------------- */
 
 /* Text i of m alone, wanting what it wants among all. */
 static void decode_one(machine *m, int i, const moe_selection *selection, answers *out)
@@ -469,6 +499,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(written_and_read_models_are_their_checkpoints),
+        cmocka_unit_test(exported_models_are_their_checkpoints_to_the_bit),
         cmocka_unit_test(answers_are_the_same_bits_alone_and_together),
         cmocka_unit_test(ratio_1_beside_sparse_texts_is_dense),
         cmocka_unit_test(forced_targets_are_as_likely_as_labels),

@@ -263,11 +263,38 @@ static void the_gradient_may_be_replaced_in_place_or_not_wanted(void **state)
 
 enum { SEED = 5 };
 
+static size_t n_logits(const stage *st)
+{
+    return (size_t)st->m->info.n_labels *
+           (size_t)(st->m->info.task == MOE_TASK_ANSWER ? TOKENS : SEQS);
+}
+
+/* +1 at the token of [first, end) with the largest logit of column c, -1 at the next. */
+static void span_weights(const float *logits, float *weights, int first, int end, int c)
+{
+    int best = -1, second = -1;
+    for (int t = first; t < end; t++)
+        if (best < 0 || logits[2 * t + c] > logits[2 * best + c])
+            best = t;
+    for (int t = first; t < end; t++)
+        if (t != best && (second < 0 || logits[2 * t + c] > logits[2 * second + c]))
+            second = t;
+    weights[2 * best + c] = 1;
+    if (second >= 0)
+        weights[2 * second + c] = -1;
+}
+
 /* The gradient of each sequence's answer by its logits, at those of the whole text. */
 static void answer_weights(const stage *st, const float *logits, float *weights)
 {
     const int n = st->m->info.n_labels;
-    memset(weights, 0, (size_t)(SEQS * n) * sizeof *weights);
+    memset(weights, 0, n_logits(st) * sizeof *weights);
+    if (st->m->info.task == MOE_TASK_ANSWER) {
+        for (int s = 0; s < SEQS; s++)
+            for (int c = 0; c < 2; c++)
+                span_weights(logits, weights, bounds[s], bounds[s + 1], c);
+        return;
+    }
     for (int s = 0; s < SEQS; s++, logits += n, weights += n) {
         rng r = rng_stream(SEED, (uint64_t)s, 's');
         int best = 0, worst = 0;
@@ -289,12 +316,12 @@ static void answer_weights(const stage *st, const float *logits, float *weights)
 /* The sum of the sequences' answers where x enters `layer`. */
 static double answer(const stage *st, int layer, const float *weights, rows *x)
 {
-    float logits[SEQS * TINY_LABELS];
+    float logits[TOKENS * TINY_LABELS];
     moe_error err;
     for (int l = layer; l < LAST; l++)
         run_layer(st, l, x);
     assert_int_equal(moe_step_head(st->e, &batch, x->all, logits, &err), MOE_OK);
-    return dot(logits, weights, (size_t)(SEQS * st->m->info.n_labels));
+    return dot(logits, weights, n_logits(st));
 }
 
 /* The norms by differences: each coordinate of what the layer's FFN adds is pushed, and
@@ -346,7 +373,7 @@ static moe_status run_sensitivity(const stage *st, const calibration *text, int 
 
 static void check_norms(stage *st)
 {
-    float logits[SEQS * TINY_LABELS], weights[SEQS * TINY_LABELS];
+    float logits[TOKENS * TINY_LABELS], weights[TOKENS * TINY_LABELS];
     float norm[LAST][TOKENS], expected[TOKENS];
     moe_error err;
     if (run_sensitivity(st, &st->text, 1, logits, norm[0], &err) != MOE_OK)
@@ -357,7 +384,7 @@ static void check_norms(stage *st)
         for (int t = 0; t < TOKENS; t++)
             expect_near(norm[l][t], expected[t], expected[t], "norm", l, t);
     }
-    for (int s = 0; s < SEQS; s++)
+    for (int s = 0; s < SEQS && st->m->info.task != MOE_TASK_ANSWER; s++)
         for (int t = bounds[s]; t < bounds[s + 1]; t++)
             assert_true((norm[LAST - 1][t] > 0) == (t == bounds[s]));
 }
@@ -383,6 +410,19 @@ static void norms_of_a_regression(void **state)
     st->m->info.task = MOE_TASK_REGRESS;
     st->m->info.n_labels = 1;
     st->m->weights.classifier.n = 1;
+    renew_engine(st);
+    check_norms(st);
+}
+
+/* The first two outputs of the classifier on every token: start and end. */
+static void norms_of_a_questions_margins(void **state)
+{
+    stage *st = *state;
+    st->m->info.task = MOE_TASK_ANSWER;
+    st->m->info.architecture = "BertForQuestionAnswering";
+    st->m->info.n_labels = 2;
+    st->m->weights.classifier.n = 2;
+    st->m->weights.pooler = (moe_linear){.n = 0};
     renew_engine(st);
     check_norms(st);
 }
@@ -459,6 +499,7 @@ int main(void)
         WITH_STAGE(norms_of_a_classifiers_margin),
         WITH_STAGE(norms_of_many_labels),
         WITH_STAGE(norms_of_a_regression),
+        WITH_STAGE(norms_of_a_questions_margins),
         WITH_STAGE(the_same_bits_for_any_number_of_workers),
         WITH_STAGE(an_unknown_architecture_is_refused),
         WITH_STAGE(a_gradient_that_is_not_finite_is_named),
