@@ -21,6 +21,7 @@ struct batcher {
     batcher_options o;
     pthread_t thread;
     batch_limits limits;
+    bool every_token;     /* has n_labels logits, not its sequence */
     int n_labels;
     uint64_t token_neurons; /* FFN neurons of all layers */
     /* The thread's own, one batch: */
@@ -31,7 +32,7 @@ struct batcher {
     moe_selection selection[QUEUE_WINDOW];
     double effective[QUEUE_WINDOW];
     int32_t *ids, *types; /* [room for one batch's tokens] */
-    float *logits;        /* [QUEUE_WINDOW, n_labels] */
+    float *logits;        /* [sequences or tokens of a batch, n_labels] */
 };
 
 /* ---- ending jobs ------------------------------------------------------ */
@@ -145,9 +146,9 @@ static void deliver(batcher *b, int n)
     for (int i = 0; i < n; i++) {
         sequence *s = b->batch[i];
         job *j = s->owner;
-        size_t place = (size_t)(s - j->sequences);
-        memcpy(j->logits + place * (size_t)b->n_labels, b->logits + (size_t)i * (size_t)b->n_labels,
-               (size_t)b->n_labels * sizeof *j->logits);
+        size_t row = (size_t)(b->every_token ? b->cu_seqlens[i] : i);
+        memcpy(s->values, b->logits + row * (size_t)b->n_labels,
+               (size_t)s->n_values * sizeof *s->values);
         s->effective_ratio = b->effective[i];
         if (--j->n_left == 0)
             finish(j);
@@ -234,6 +235,7 @@ moe_status batcher_create(const batcher_options *o, batcher **out, moe_error *er
         return moe_fail(err, MOE_E_MEMORY, "out of memory for a batcher");
     b->o = *o;
     b->n_labels = info->n_labels;
+    b->every_token = info->task == MOE_TASK_ANSWER;
     b->token_neurons = (uint64_t)info->n_layers * (uint64_t)info->d_ff;
     b->limits = (batch_limits){
         .max_sequences = QUEUE_WINDOW,
@@ -243,7 +245,8 @@ moe_status batcher_create(const batcher_options *o, batcher **out, moe_error *er
     };
     b->ids = calloc(room, sizeof *b->ids);
     b->types = calloc(room, sizeof *b->types);
-    b->logits = calloc((size_t)QUEUE_WINDOW * (size_t)b->n_labels, sizeof *b->logits);
+    size_t rows = b->every_token ? room : QUEUE_WINDOW;
+    b->logits = calloc(rows * (size_t)b->n_labels, sizeof *b->logits);
     if (!b->ids || !b->types || !b->logits || pthread_create(&b->thread, NULL, serve, b) != 0) {
         release(b);
         return moe_fail(err, MOE_E_MEMORY, "out of memory for a batcher's thread");

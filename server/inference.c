@@ -1,18 +1,22 @@
-/* inference.c: POST /v1/classify and POST /predict, from body to answer.
+/* inference.c: the way of every request that is computed, from body to answer; what a
+ * route makes of bodies and results stands in its row of `protocols`.
  *
  * First half (the request's HTTP thread): parse, resolve model and ratio,
  * reserve room in the queue, tokenise, reserve the tokens, suspend, push. What
  * can be refused is refused before the work that follows it. Second half (the
- * same connection, resumed by the batcher): logits to scores to JSON. */
+ * same connection, resumed by the batcher): values to JSON. */
 #include <math.h>
-#include <stdlib.h>
-#include <string.h>
+#include <stdio.h>
 
 #include "server/clock.h"
 #include "server/json_out.h"
 #include "server/server.h"
 
-enum { SCORE_DIGITS = 7, RATIO_DIGITS = 6 };
+static const protocol protocols[N_ROUTES] = {
+    [ROUTE_CLASSIFY] = {request_parse_classify, classify_tokenize, classify_write, false},
+    [ROUTE_PREDICT] = {request_parse_predict, classify_tokenize, predict_write, false},
+    [ROUTE_ANSWER] = {request_parse_answer, answer_tokenize, answer_write, true},
+};
 
 /* ---- before the queue ------------------------------------------------- */
 
@@ -21,8 +25,7 @@ static bool parse_body(server *s, const http_exchange *x, request_state *r, prob
     request_limits limits = {s->config->max_inputs, s->config->max_json_depth};
     size_t n;
     const char *body = http_body(x, &n);
-    return r->route == ROUTE_PREDICT ? request_parse_predict(body, n, &limits, &r->body, p)
-                                     : request_parse_classify(body, n, &limits, &r->body, p);
+    return protocols[r->route].parse(body, n, &limits, &r->body, p);
 }
 
 /* Body beats header beats the server's default. */
@@ -48,13 +51,27 @@ static bool check_policy(const request_state *r, problem *p)
                        "'topk'", r->model->name, lacks);
 }
 
+static bool answers(const served_model *m)
+{
+    return m->info->task == MOE_TASK_ANSWER;
+}
+
+/* The one named, or else the first that does what the route asks for. */
 static bool choose_model(server *s, request_state *r, problem *p)
 {
+    bool questions = protocols[r->route].questions;
     served_model *m = models_find(&s->models, r->body.model);
+    for (int i = 0; !r->body.model && i < s->models.n && m && answers(m) != questions; i++)
+        if (answers(&s->models.list[i]) == questions)
+            m = &s->models.list[i];
     if (!m)
         return problem_set(p, 404, "not_found", "no model '%.64s'", r->body.model);
     r->model = m;
-    return true;
+    if (answers(m) == questions)
+        return true;
+    return problem_set(p, 422, "wrong_task", answers(m) ? "model '%.64s' answers questions: POST "
+                       "/v1/answer" : "model '%.64s' does not answer questions: POST "
+                       "/v1/classify", m->name);
 }
 
 /* About how long until the queue has room, in whole seconds. */
@@ -76,56 +93,25 @@ static bool refuse_full(server *s, http_exchange *x, const request_state *r, pro
                        r->model->line.n_sequences, r->model->line.n_tokens);
 }
 
-/* The input's place in a message: nothing where there is just one. */
-static void input_place(const request_state *r, int i, char out[40])
-{
-    if (r->body.list)
-        snprintf(out, 40, "inputs[%d]: ", i);
-    else
-        snprintf(out, 40, "inputs: ");
-}
-
-static bool tokenize_one(const request_state *r, int i, moe_tokens *out, problem *p)
-{
-    const request_input *in = &r->body.inputs[i];
-    moe_text text = {
-        .text = in->text, .text_bytes = in->text_bytes,
-        .pair = in->pair, .pair_bytes = in->pair_bytes,
-        .truncation = r->body.truncate ? MOE_TRUNCATE_LONGEST_FIRST : MOE_TRUNCATE_NEVER,
-        .strict_utf8 = true,
-    };
-    char place[40];
-    moe_error err = {0};
-    moe_status status = moe_tokenize(r->model->model, &text, out, &err);
-    input_place(r, i, place);
-    /* Refused rather than cut at the wrong end. */
-    if (status == MOE_OK && r->body.truncate_left && out->n_truncated > 0)
-        return problem_set(p, 422, "too_long", "%s%d tokens too many, and only the right end of a "
-                           "text can be cut", place, out->n_truncated);
-    if (status == MOE_OK)
-        return true;
-    if (status == MOE_E_LIMIT)
-        return problem_set(p, 422, "too_long", "%s%s", place, err.message);
-    if (status == MOE_E_ARGUMENT)
-        return problem_set(p, 422, "invalid_value", "%s%s", place, err.message);
-    return problem_set(p, 500, "internal", "%s%s", place, err.message);
-}
-
-static bool tokenize(request_state *r, problem *p)
+/* Room for the inputs is held: more of it where they became more sequences. */
+static bool tokenize(server *s, http_exchange *x, request_state *r, problem *p)
 {
     int64_t begin = clock_ns(), n_tokens = 0;
-    for (int i = 0; i < r->body.n_inputs; i++) {
-        moe_tokens *t = &r->job->sequences[i].tokens;
-        if (!tokenize_one(r, i, t, p))
-            return false;
-        n_tokens += t->n;
-        counter_add(&r->model->stats.truncated, t->n_truncated > 0);
-    }
+    if (!protocols[r->route].tokenize(r, p))
+        return false;
+    for (int i = 0; i < r->job->n_sequences; i++)
+        n_tokens += r->job->sequences[i].tokens.n;
     r->tokenize_ns = clock_ns() - begin;
-    if (n_tokens > r->model->line.max_tokens)
-        return problem_set(p, 422, "too_many_tokens", "the request has %lld tokens, at most %d "
-                           "fit the queue", (long long)n_tokens, r->model->line.max_tokens);
+    if (n_tokens > r->model->line.max_tokens || r->job->n_sequences > r->model->line.max_sequences)
+        return problem_set(p, 422, "too_many_tokens", "the request has %lld tokens in %d "
+                           "sequences, at most %d in %d fit the queue", (long long)n_tokens,
+                           r->job->n_sequences, r->model->line.max_tokens,
+                           r->model->line.max_sequences);
     r->n_tokens = (int)n_tokens;
+    if (!job_allot(r->job, r->model->info->n_labels, protocols[r->route].questions))
+        return problem_set(p, 500, "internal", "out of memory");
+    if (!queue_reserve(&r->model->line, r->job->n_sequences - r->body.n_inputs, r->n_tokens))
+        return refuse_full(s, x, r, p);
     return true;
 }
 
@@ -134,16 +120,11 @@ static void wake(void *exchange)
     http_resume(exchange);
 }
 
-/* Room for the texts is held. Makes the job and takes room for its tokens. */
+/* Room for the inputs is held. Makes the job and takes room for its tokens. */
 static bool prepare(server *s, http_exchange *x, request_state *r, problem *p)
 {
-    r->job = job_create(r->body.n_inputs, r->model->info->n_labels);
-    if (!r->job)
-        return problem_set(p, 500, "internal", "out of memory");
-    if (!tokenize(r, p))
+    if (!tokenize(s, x, r, p))
         return false;
-    if (!queue_reserve(&r->model->line, 0, r->n_tokens))
-        return refuse_full(s, x, r, p);
     int64_t timeout_ns = (int64_t)s->config->request_timeout_ms * 1000000;
     r->job->ratio = r->ratio;
     r->job->policy = r->body.policy;
@@ -183,112 +164,6 @@ void handle_inference(server *s, http_exchange *x, request_state *r)
 
 /* ---- after the engine ------------------------------------------------- */
 
-typedef struct { int label; float score; } scored;
-
-static int higher_first(const void *pa, const void *pb)
-{
-    const scored *a = pa, *b = pb;
-    if (a->score != b->score)
-        return a->score > b->score ? -1 : 1;
-    return a->label - b->label;
-}
-
-/* Labels by falling score into out [n_labels]; scores [n_labels] is scratch. */
-static void rank(const request_state *r, int i, float *scores, scored *out)
-{
-    int n = r->job->n_labels;
-    const float *logits = r->job->logits + (size_t)i * (size_t)n;
-    if (r->body.raw_scores)
-        memcpy(scores, logits, (size_t)n * sizeof *scores);
-    else
-        moe_scores(r->model->model, logits, scores);
-    for (int l = 0; l < n; l++)
-        out[l] = (scored){l, scores[l]};
-    qsort(out, (size_t)n, sizeof *out, higher_first);
-}
-
-static void write_scores(buffer *b, const request_state *r, const scored *ranked, int n)
-{
-    jw_open(b, '[');
-    for (int i = 0; i < n; i++) {
-        jw_open(b, '{');
-        jw_pair_string(b, "label", r->model->info->labels[ranked[i].label]);
-        jw_pair_number(b, "score", ranked[i].score, SCORE_DIGITS);
-        jw_close(b, '}');
-    }
-    jw_close(b, ']');
-}
-
-static void write_result(buffer *b, const request_state *r, const scored *ranked)
-{
-    int n = r->job->n_labels;
-    int shown = r->body.top_k && r->body.top_k < n ? r->body.top_k : n;
-    jw_open(b, '{');
-    jw_pair_string(b, "label", r->model->info->labels[ranked[0].label]);
-    jw_pair_number(b, "score", ranked[0].score, SCORE_DIGITS);
-    jw_key(b, "scores");
-    write_scores(b, r, ranked, shown);
-    jw_close(b, '}');
-}
-
-static void write_timing(buffer *b, const request_state *r, int64_t total_ns)
-{
-    jw_key(b, "timing_ms");
-    jw_open(b, '{');
-    jw_pair_fixed(b, "tokenize", ns_to_ms(r->tokenize_ns), 3);
-    jw_pair_fixed(b, "queue", ns_to_ms(r->job->started_ns - r->job->pushed_ns), 3);
-    jw_pair_fixed(b, "compute", ns_to_ms(r->job->finished_ns - r->job->started_ns), 3);
-    jw_pair_fixed(b, "total", ns_to_ms(total_ns), 3);
-    jw_close(b, '}');
-}
-
-/* The policy stands there where it is of interest: asked for, or not topk. */
-static void write_ratio(buffer *b, const request_state *r)
-{
-    moe_policy policy = moe_policy_resolve(r->model->info, r->body.policy);
-    jw_key(b, "ratio");
-    jw_open(b, '{');
-    jw_pair_number(b, "requested", r->requested_ratio, RATIO_DIGITS);
-    jw_pair_number(b, "effective", r->ratio, RATIO_DIGITS);
-    if (r->body.policy != MOE_POLICY_MODEL || policy != MOE_POLICY_TOPK)
-        jw_pair_string(b, "policy", moe_policy_name(policy));
-    jw_close(b, '}');
-}
-
-static void write_classify(buffer *b, const request_state *r, int64_t total_ns, float *scores,
-                           scored *ranked)
-{
-    jw_open(b, '{');
-    jw_pair_string(b, "id", r->id);
-    jw_pair_string(b, "model", r->model->name);
-    jw_key(b, "results");
-    jw_open(b, '[');
-    for (int i = 0; i < r->job->n_sequences; i++) {
-        rank(r, i, scores, ranked);
-        write_result(b, r, ranked);
-    }
-    jw_close(b, ']');
-    write_ratio(b, r);
-    jw_key(b, "usage");
-    jw_open(b, '{');
-    jw_pair_int(b, "tokens", r->n_tokens);
-    jw_close(b, '}');
-    write_timing(b, r, total_ns);
-    jw_close(b, '}');
-}
-
-static void write_predict(buffer *b, const request_state *r, float *scores, scored *ranked)
-{
-    if (r->body.list)
-        jw_open(b, '[');
-    for (int i = 0; i < r->job->n_sequences; i++) {
-        rank(r, i, scores, ranked);
-        write_scores(b, r, ranked, r->job->n_labels);
-    }
-    if (r->body.list)
-        jw_close(b, ']');
-}
-
 /* Over all inputs, weighted by their tokens: neurons computed / neurons. */
 static double effective_ratio(const job *j)
 {
@@ -300,22 +175,12 @@ static double effective_ratio(const job *j)
 
 static void answer_results(server *s, http_exchange *x, request_state *r)
 {
-    size_t n = (size_t)r->job->n_labels;
-    float *scores = malloc(n * sizeof *scores);
-    scored *ranked = malloc(n * sizeof *ranked);
     int64_t total_ns = clock_ns() - http_begun_ns(x);
     buffer b = {0};
     r->inferred = true;
     r->ratio = effective_ratio(r->job);
-    if (!scores || !ranked)
-        b.failed = true;
-    else if (r->route == ROUTE_PREDICT)
-        write_predict(&b, r, scores, ranked);
-    else
-        write_classify(&b, r, total_ns, scores, ranked);
-    free(scores);
-    free(ranked);
-    model_stats_count_answer(&r->model->stats, r->job->ratio, r->job->n_sequences, r->n_tokens,
+    protocols[r->route].write(&b, r, total_ns);
+    model_stats_count_answer(&r->model->stats, r->job->ratio, r->body.n_inputs, r->n_tokens,
                              r->job->started_ns - r->job->pushed_ns,
                              r->job->finished_ns - r->job->started_ns, total_ns);
     answer_json(s, x, 200, &b);

@@ -3,6 +3,7 @@
 
 #include <inttypes.h>
 #include <math.h>
+#include <string.h>
 
 static void comma(buffer *b)
 {
@@ -22,16 +23,15 @@ void jw_close(buffer *b, char bracket)
     buffer_add_char(b, bracket);
 }
 
-static void quoted(buffer *b, const char *s)
+static void quoted(buffer *b, const char *s, size_t n)
 {
+    const char *run = s, *end = s + n;
     buffer_add_char(b, '"');
-    for (const char *run = s;; s++) {
+    for (; s < end; s++) {
         unsigned char c = (unsigned char)*s;
         if (c >= 0x20 && c != '"' && c != '\\' && c != 0x7f)
             continue;
         buffer_add(b, run, (size_t)(s - run));
-        if (c == '\0')
-            break;
         if (c == '"' || c == '\\')
             buffer_printf(b, "\\%c", c);
         else if (c == '\n')
@@ -40,20 +40,26 @@ static void quoted(buffer *b, const char *s)
             buffer_printf(b, "\\u%04x", c);
         run = s + 1;
     }
+    buffer_add(b, run, (size_t)(end - run));
     buffer_add_char(b, '"');
 }
 
 void jw_key(buffer *b, const char *key)
 {
     comma(b);
-    quoted(b, key);
+    quoted(b, key, strlen(key));
     buffer_add_char(b, ':');
+}
+
+void jw_text(buffer *b, const char *s, size_t n)
+{
+    comma(b);
+    quoted(b, s, n);
 }
 
 void jw_string(buffer *b, const char *s)
 {
-    comma(b);
-    quoted(b, s);
+    jw_text(b, s, strlen(s));
 }
 
 void jw_int(buffer *b, int64_t v)

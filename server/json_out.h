@@ -15,6 +15,7 @@ void jw_open(buffer *b, char bracket);  /* '{' or '[' */
 void jw_close(buffer *b, char bracket); /* '}' or ']' */
 void jw_key(buffer *b, const char *key);
 void jw_string(buffer *b, const char *s);
+void jw_text(buffer *b, const char *s, size_t n); /* may hold NULs */
 void jw_int(buffer *b, int64_t v);
 void jw_uint(buffer *b, uint64_t v);
 void jw_number(buffer *b, double v, int digits);  /* significant digits */

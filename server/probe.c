@@ -26,7 +26,7 @@ struct probe {
     moe_engine *engine;
     int64_t born_ns, spent_ns;
     unsigned runs;
-    float *logits; /* [PROBE_SEQUENCES, n_labels], thrown away */
+    float *logits; /* of a sample, thrown away */
     sample samples[RATIO_BUCKET_DENSE];
 };
 
@@ -44,7 +44,8 @@ moe_status probe_create(const probe_options *o, probe **out, moe_error *err)
     *out = NULL;
     const moe_model_info *info = moe_model_describe(o->model);
     probe *p = calloc(1, sizeof *p);
-    float *logits = calloc((size_t)PROBE_SEQUENCES * (size_t)info->n_labels, sizeof *logits);
+    int rows = info->task == MOE_TASK_ANSWER ? PROBE_TOKENS : PROBE_SEQUENCES;
+    float *logits = calloc((size_t)rows * (size_t)info->n_labels, sizeof *logits);
     if (!p || !logits) {
         free(p);
         free(logits);

@@ -7,23 +7,33 @@
 
 /* ---- jobs ------------------------------------------------------------- */
 
-job *job_create(int n_sequences, int n_labels)
+job *job_create(int n_sequences)
 {
-    size_t n = (size_t)n_sequences;
-    job *j = calloc(1, sizeof *j + n * sizeof *j->sequences);
+    job *j = calloc(1, sizeof *j + (size_t)n_sequences * sizeof *j->sequences);
     if (!j)
         return NULL;
-    j->logits = calloc(n * (size_t)n_labels, sizeof *j->logits);
-    if (!j->logits) {
-        free(j);
-        return NULL;
-    }
     j->n_sequences = j->n_left = n_sequences;
-    j->n_labels = n_labels;
     j->socket = -1;
     for (int i = 0; i < n_sequences; i++)
         j->sequences[i].owner = j;
     return j;
+}
+
+bool job_allot(job *j, int n_labels, bool every_token)
+{
+    size_t n = 0;
+    for (int i = 0; i < j->n_sequences; i++) {
+        sequence *s = &j->sequences[i];
+        s->n_values = n_labels * (every_token ? s->tokens.n : 1);
+        n += (size_t)s->n_values;
+    }
+    j->values = calloc(n ? n : 1, sizeof *j->values);
+    if (!j->values)
+        return false;
+    n = 0;
+    for (int i = 0; i < j->n_sequences; n += (size_t)j->sequences[i++].n_values)
+        j->sequences[i].values = j->values + n;
+    return true;
 }
 
 void job_free(job *j)
@@ -32,7 +42,7 @@ void job_free(job *j)
         return;
     for (int i = 0; i < j->n_sequences; i++)
         moe_tokens_free(&j->sequences[i].tokens);
-    free(j->logits);
+    free(j->values);
     free(j);
 }
 

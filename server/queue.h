@@ -35,12 +35,14 @@ typedef struct sequence {
     job *owner;
     struct sequence *next; /* in the queue */
     moe_tokens tokens;
+    float *values;          /* out [n_values]: its logits, of the job's array */
+    int n_values;
     double effective_ratio; /* out */
     bool queued;            /* in the queue; its lock */
 } sequence;
 
 struct job {
-    int n_sequences, n_labels, n_tokens;
+    int n_sequences, n_tokens;
     double ratio;            /* in force for all sequences */
     moe_policy policy;       /* asked for, for all of them */
     int64_t arrived_ns, deadline_ns; /* deadline 0: none */
@@ -50,14 +52,17 @@ struct job {
     /* out: */
     job_outcome outcome;
     int64_t pushed_ns, started_ns, finished_ns; /* first batch begins, last ends */
-    float *logits;           /* [n_sequences, n_labels] */
+    float *values;           /* what the sequences' values point into */
     /* the batcher's (so are outcome and started_ns until done): */
     int n_left;              /* sequences without a result */
     sequence sequences[];    /* [n_sequences] */
 };
 
-/* Zeroed, with room for the results. NULL: out of memory. */
-job *job_create(int n_sequences, int n_labels);
+/* Zeroed. NULL: out of memory. */
+job *job_create(int n_sequences);
+/* Room for the results, when all sequences have their tokens: n_labels logits each,
+ * or n_labels to every token. False: out of memory. */
+bool job_allot(job *j, int n_labels, bool every_token);
 /* Frees the sequences' tokens as well. Accepts NULL. */
 void job_free(job *j);
 

@@ -1,16 +1,15 @@
-/* request.c: from a JSON tree to a typed request, key by key.
- *
- * /v1/classify refuses keys that it does not know (a typing error in "ratio"
- * must not go unnoticed); /predict ignores them, as the servers do whose
- * clients it speaks to. A key that comes twice is refused by both; null counts
- * as absent. */
-#include "server/request.h"
+/* request.c: from a JSON tree to a typed request by a grammar, and the keys that most
+ * grammars have. request_classify.c and request_answer.c have the grammars. */
+#include "server/request_keys.h"
 
 #include <ctype.h>
+#include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+enum { MAX_COUNT = 1000000000 };
 
 bool problem_set(problem *p, int status, const char *type, const char *format, ...)
 {
@@ -27,75 +26,13 @@ bool problem_set(problem *p, int status, const char *type, const char *format, .
     return false;
 }
 
-static bool wrong(problem *p, const char *key, const char *expected, const jnode *found)
+bool request_wrong(problem *p, const char *key, const char *expected, const jnode *found)
 {
     return problem_set(p, 422, "invalid_value", "%s: expected %s, found %s", key, expected,
                        jnode_type_name(found));
 }
 
 /* ---- inputs ----------------------------------------------------------- */
-
-static void set_text(request_input *in, const jnode *string)
-{
-    in->text = jnode_string(string);
-    in->text_bytes = jnode_length(string);
-}
-
-static void set_pair(request_input *in, const jnode *string)
-{
-    in->pair = jnode_string(string);
-    in->pair_bytes = jnode_length(string);
-}
-
-/* {"text", "text_pair"?} */
-static bool read_object_input(const jnode *node, request_input *in, problem *p)
-{
-    for (const jnode *m = jnode_first(node); m; m = jnode_next(m)) {
-        bool pair = strcmp(jnode_key(m), "text_pair") == 0;
-        if (!pair && strcmp(jnode_key(m), "text") != 0)
-            return problem_set(p, 422, "unknown_key", "inputs: unknown key '%.60s', expected "
-                               "text and text_pair", jnode_key(m));
-        if (pair && jnode_type(m) == JNODE_NULL)
-            continue;
-        if (jnode_type(m) != JNODE_STRING)
-            return wrong(p, pair ? "inputs: text_pair" : "inputs: text", "a string", m);
-        if (pair ? in->pair : in->text)
-            return problem_set(p, 422, "duplicate_key", "inputs: '%s' comes twice", jnode_key(m));
-        (pair ? set_pair : set_text)(in, m);
-    }
-    return in->text || problem_set(p, 422, "invalid_value", "inputs: an object without text");
-}
-
-/* "text" or {"text", "text_pair"?} */
-static bool read_classify_input(const jnode *node, request_input *in, problem *p)
-{
-    if (jnode_type(node) == JNODE_OBJECT)
-        return read_object_input(node, in, p);
-    if (jnode_type(node) != JNODE_STRING)
-        return wrong(p, "inputs", "a string, an object or a list of them", node);
-    set_text(in, node);
-    return true;
-}
-
-/* ["text"] or ["text", "pair"] */
-static bool read_predict_input(const jnode *node, request_input *in, problem *p)
-{
-    if (jnode_type(node) != JNODE_ARRAY)
-        return wrong(p, "inputs", "a list of one or two strings", node);
-    int n = 0;
-    for (const jnode *s = jnode_first(node); s; s = jnode_next(s), n++) {
-        if (jnode_type(s) != JNODE_STRING)
-            return wrong(p, "inputs", "a string", s);
-        if (n < 2)
-            (n == 0 ? set_text : set_pair)(in, s);
-    }
-    if (n != 1 && n != 2)
-        return problem_set(p, 422, "invalid_value", "inputs: expected one string or a pair, "
-                           "found a list of %d", n);
-    return true;
-}
-
-typedef bool (*input_reader)(const jnode *, request_input *, problem *);
 
 static bool allocate_inputs(inference_request *r, int n, const request_limits *limits, problem *p)
 {
@@ -109,7 +46,7 @@ static bool allocate_inputs(inference_request *r, int n, const request_limits *l
     return r->inputs || problem_set(p, 500, "internal", "out of memory");
 }
 
-static bool read_list(inference_request *r, const jnode *list, input_reader read,
+bool request_read_list(inference_request *r, const jnode *list, input_reader read,
                       const request_limits *limits, problem *p)
 {
     r->list = true;
@@ -122,39 +59,19 @@ static bool read_list(inference_request *r, const jnode *list, input_reader read
     return true;
 }
 
-static bool read_one(inference_request *r, const jnode *node, input_reader read,
+bool request_read_one(inference_request *r, const jnode *node, input_reader read,
                      const request_limits *limits, problem *p)
 {
     return allocate_inputs(r, 1, limits, p) && read(node, &r->inputs[0], p);
 }
 
-static bool classify_inputs(inference_request *r, const jnode *v, const request_limits *limits,
-                            problem *p)
-{
-    return jnode_type(v) == JNODE_ARRAY ? read_list(r, v, read_classify_input, limits, p)
-                                        : read_one(r, v, read_classify_input, limits, p);
-}
+/* ---- keys --------------------------------------------------- */
 
-/* "s", ["s"], ["a", "b"] are one input; a list of lists is a batch. */
-static bool predict_inputs(inference_request *r, const jnode *v, const request_limits *limits,
-                           problem *p)
+bool request_set_ratio(inference_request *r, const jnode *v, const request_limits *l, problem *p)
 {
-    if (jnode_type(v) == JNODE_STRING)
-        return read_one(r, v, read_classify_input, limits, p);
-    if (jnode_type(v) != JNODE_ARRAY)
-        return wrong(p, "inputs", "a string, a pair or a list of lists", v);
-    const jnode *first = jnode_first(v);
-    return first && jnode_type(first) == JNODE_STRING
-        ? read_one(r, v, read_predict_input, limits, p)
-        : read_list(r, v, read_predict_input, limits, p);
-}
-
-/* ---- the other keys --------------------------------------------------- */
-
-static bool set_ratio(inference_request *r, const jnode *v, problem *p)
-{
+    (void)l;
     if (jnode_type(v) != JNODE_NUMBER)
-        return wrong(p, "ratio", "a number over 0 and at most 1", v);
+        return request_wrong(p, "ratio", "a number over 0 and at most 1", v);
     r->ratio = jnode_number(v);
     r->has_ratio = true;
     if (r->ratio > 0 && r->ratio <= 1)
@@ -163,101 +80,60 @@ static bool set_ratio(inference_request *r, const jnode *v, problem *p)
                        "ratio: expected a number over 0 and at most 1, found %g", r->ratio);
 }
 
-static bool set_top_k(inference_request *r, const jnode *v, problem *p)
+bool request_int(const char *key, int min, int max, int *to, const jnode *v, problem *p)
 {
+    double x = jnode_type(v) == JNODE_NUMBER ? jnode_number(v) : NAN;
+    if (jnode_type(v) == JNODE_NUMBER && x >= min && x <= max && x == (double)(int)x) {
+        *to = (int)x;
+        return true;
+    }
+    char expected[80];
+    if (max == MAX_COUNT)
+        snprintf(expected, sizeof expected, "a whole number from %d", min);
+    else
+        snprintf(expected, sizeof expected, "a whole number from %d to %d", min, max);
     if (jnode_type(v) != JNODE_NUMBER)
-        return wrong(p, "top_k", "a whole number from 1", v);
-    double k = jnode_number(v);
-    if (!(k >= 1) || k > 1e9 || k != (double)(int)k)
-        return problem_set(p, 422, "invalid_value", "top_k: expected a whole number from 1, "
-                           "found %g", k);
-    r->top_k = (int)k;
-    return true;
+        return request_wrong(p, key, expected, v);
+    return problem_set(p, 422, "invalid_value", "%s: expected %s, found %g", key, expected, x);
 }
 
-static bool set_bool(const char *key, bool *to, const jnode *v, problem *p)
+bool request_set_top_k(inference_request *r, const jnode *v, const request_limits *l, problem *p)
+{
+    (void)l;
+    return request_int("top_k", 1, MAX_COUNT, &r->top_k, v, p);
+}
+
+bool request_bool(const char *key, bool *to, const jnode *v, problem *p)
 {
     if (jnode_type(v) != JNODE_BOOL)
-        return wrong(p, key, "true or false", v);
+        return request_wrong(p, key, "true or false", v);
     *to = jnode_bool(v);
     return true;
 }
 
 /* A string that is a name, not a text: a NUL would cut it. */
-static bool is_name(const jnode *v)
+bool request_is_name(const jnode *v)
 {
     return jnode_type(v) == JNODE_STRING && strlen(jnode_string(v)) == jnode_length(v);
 }
 
-static bool set_model(inference_request *r, const jnode *v, problem *p)
+bool request_set_model(inference_request *r, const jnode *v, const request_limits *l, problem *p)
 {
-    if (!is_name(v))
-        return wrong(p, "model", "a string without NUL", v);
+    (void)l;
+    if (!request_is_name(v))
+        return request_wrong(p, "model", "a string without NUL", v);
     r->model = jnode_string(v);
     return true;
 }
 
-static bool set_policy(inference_request *r, const jnode *v, problem *p)
+bool request_set_policy(inference_request *r, const jnode *v, const request_limits *l, problem *p)
 {
-    if (!is_name(v))
-        return wrong(p, "policy", "'topk', 'threshold' or 'sequence'", v);
+    (void)l;
+    if (!request_is_name(v))
+        return request_wrong(p, "policy", "'topk', 'threshold' or 'sequence'", v);
     return moe_policy_find(jnode_string(v), &r->policy) ||
            problem_set(p, 422, "invalid_value", "policy: expected 'topk', 'threshold' or "
                        "'sequence', found '%.40s'", jnode_string(v));
-}
-
-static bool set_direction(inference_request *r, const jnode *v, problem *p)
-{
-    if (!is_name(v))
-        return wrong(p, "truncation_direction", "'right' or 'left'", v);
-    const char *s = jnode_string(v);
-    r->truncate_left = strcasecmp(s, "left") == 0;
-    if (r->truncate_left || strcasecmp(s, "right") == 0)
-        return true;
-    return problem_set(p, 422, "invalid_value",
-                       "truncation_direction: expected 'right' or 'left', found '%.40s'", s);
-}
-
-enum { KEY_INPUTS, KEY_MODEL, KEY_RATIO, KEY_POLICY, KEY_TOP_K, KEY_TRUNCATE, KEY_DIRECTION,
-       KEY_RAW, N_KEYS };
-static const char *const key_names[N_KEYS] = {
-    "inputs", "model", "ratio", "policy", "top_k", "truncate", "truncation_direction",
-    "raw_scores",
-};
-enum { CLASSIFY_KEYS = KEY_TRUNCATE + 1 };
-
-static bool set_key(inference_request *r, int key, const jnode *v, bool predict,
-                    const request_limits *limits, problem *p)
-{
-    switch (key) {
-    case KEY_INPUTS: return predict ? predict_inputs(r, v, limits, p)
-                                    : classify_inputs(r, v, limits, p);
-    case KEY_MODEL: return set_model(r, v, p);
-    case KEY_RATIO: return set_ratio(r, v, p);
-    case KEY_POLICY: return set_policy(r, v, p);
-    case KEY_TOP_K: return set_top_k(r, v, p);
-    case KEY_TRUNCATE: return set_bool("truncate", &r->truncate, v, p);
-    case KEY_DIRECTION: return set_direction(r, v, p);
-    default: return set_bool("raw_scores", &r->raw_scores, v, p);
-    }
-}
-
-static bool read_member(inference_request *r, const jnode *m, bool predict, unsigned *seen,
-                        const request_limits *limits, problem *p)
-{
-    int key = 0, n_keys = predict ? N_KEYS : CLASSIFY_KEYS;
-    while (key < n_keys && strcmp(key_names[key], jnode_key(m)) != 0)
-        key++;
-    if (key == n_keys)
-        return predict || problem_set(p, 422, "unknown_key", "unknown key '%.60s', expected "
-                                      "inputs, model, ratio, policy, top_k or truncate",
-                                      jnode_key(m));
-    if (*seen & 1u << key)
-        return problem_set(p, 422, "duplicate_key", "'%s' comes twice", key_names[key]);
-    *seen |= 1u << key;
-    if (jnode_type(m) == JNODE_NULL && key != KEY_INPUTS)
-        return true;
-    return set_key(r, key, m, predict, limits, p);
 }
 
 /* ---- the body --------------------------------------------------------- */
@@ -281,40 +157,55 @@ static bool parse_tree(const char *body, size_t n, const request_limits *limits,
     }
 }
 
-static bool parse(const char *body, size_t n, bool predict, const request_limits *limits,
-                  inference_request *r, problem *p)
+static const request_key *find_key(const request_grammar *g, const char *name, int *place)
+{
+    for (*place = 0; g->keys[*place].name; ++*place)
+        if (strcmp(g->keys[*place].name, name) == 0)
+            return &g->keys[*place];
+    return NULL;
+}
+
+static bool read_member(inference_request *r, const jnode *m, const request_grammar *g,
+                        unsigned *seen, const request_limits *limits, problem *p)
+{
+    int place;
+    const request_key *key = find_key(g, jnode_key(m), &place);
+    if (!key)
+        return g->lenient || problem_set(p, 422, "unknown_key", "unknown key '%.60s', expected "
+                                         "%s", jnode_key(m), g->expected);
+    if (*seen & 1u << place)
+        return problem_set(p, 422, "duplicate_key", "'%s' comes twice", key->name);
+    *seen |= 1u << place;
+    if (jnode_type(m) == JNODE_NULL && strcmp(key->name, "inputs") != 0)
+        return true;
+    return key->set(r, m, limits, p);
+}
+
+bool request_parse(const char *body, size_t n, const request_grammar *g,
+                   const request_limits *limits, inference_request *r, problem *p)
 {
     unsigned seen = 0;
-    *r = (inference_request){.truncate = true};
+    *r = (inference_request){.truncate = true, .align_to_words = true};
     bool fine = parse_tree(body, n, limits, &r->tree, p);
     if (fine && jnode_type(r->tree) != JNODE_OBJECT)
         fine = problem_set(p, 422, "invalid_value", "the body: expected an object, found %s",
                            jnode_type_name(r->tree));
     for (const jnode *m = fine ? jnode_first(r->tree) : NULL; m && fine; m = jnode_next(m))
-        fine = read_member(r, m, predict, &seen, limits, p);
-    if (fine && !(seen & 1u << KEY_INPUTS))
+        fine = read_member(r, m, g, &seen, limits, p);
+    if (fine && g->check)
+        fine = g->check(r, p);
+    if (fine && !r->inputs)
         fine = problem_set(p, 422, "invalid_value", "inputs: missing");
     if (!fine)
         request_free(r);
     return fine;
 }
 
-bool request_parse_classify(const char *body, size_t n, const request_limits *limits,
-                            inference_request *out, problem *p)
-{
-    return parse(body, n, false, limits, out, p);
-}
-
-bool request_parse_predict(const char *body, size_t n, const request_limits *limits,
-                           inference_request *out, problem *p)
-{
-    return parse(body, n, true, limits, out, p);
-}
-
 void request_free(inference_request *r)
 {
     jnode_free(r->tree);
-    free(r->inputs);
+    if (r->inputs != &r->single)
+        free(r->inputs);
     *r = (inference_request){0};
 }
 

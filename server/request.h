@@ -1,4 +1,4 @@
-/* request.h: the bodies of POST /v1/classify and POST /predict, typed.
+/* request.h: the bodies of POST /v1/classify, /v1/answer and /predict, typed.
  *
  * Wrong types and values out of range are a problem with the status, a type
  * and a message that names the key, what was expected and what was found. */
@@ -34,7 +34,12 @@ typedef struct {
     bool truncate_left; /* keep the end of the text (/predict) */
     bool raw_scores;    /* logits (/predict) */
     bool list;          /* inputs were a list (a batch) */
-    request_input *inputs; /* [n_inputs] */
+    /* Of questions (/v1/answer), 0 where not told: */
+    int doc_stride, max_seq_len, max_question_len, max_answer_len;
+    bool handle_impossible_answer;
+    bool align_to_words; /* true unless told */
+    request_input single; /* a question and context outside of a list */
+    request_input *inputs; /* [n_inputs]; text and pair are question and context there */
     int n_inputs;
 } inference_request;
 
@@ -47,6 +52,8 @@ bool request_parse_classify(const char *body, size_t n, const request_limits *li
                             inference_request *out, problem *p);
 bool request_parse_predict(const char *body, size_t n, const request_limits *limits,
                            inference_request *out, problem *p);
+bool request_parse_answer(const char *body, size_t n, const request_limits *limits,
+                          inference_request *out, problem *p);
 void request_free(inference_request *r);
 
 /* A ratio as a header has it: a decimal number in (0, 1] and nothing else. */

@@ -20,6 +20,7 @@ static const struct {
     route_handler handle;
 } routes[N_ROUTES] = {
     [ROUTE_CLASSIFY] = {POST, handle_inference},
+    [ROUTE_ANSWER] = {POST, handle_inference},
     [ROUTE_PREDICT] = {POST, handle_inference},
     [ROUTE_MODELS] = {GET, handle_models},
     [ROUTE_MODEL] = {GET, handle_model},
@@ -238,7 +239,7 @@ static void write_log(const server *s, const http_exchange *x, const request_sta
     };
     if (r->inferred) {
         line.model = r->model->name;
-        line.n_inputs = r->job->n_sequences;
+        line.n_inputs = r->body.n_inputs;
         line.n_tokens = r->n_tokens;
         line.ratio = r->ratio;
         line.queue_ns = r->job->started_ns - r->job->pushed_ns;
@@ -260,6 +261,7 @@ static void on_finished(void *ctx, http_exchange *x)
     write_log(s, x, r, status, ns);
     request_free(&r->body);
     job_free(r->job);
+    free(r->first_window);
     free(r);
 }
 

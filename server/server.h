@@ -29,6 +29,7 @@ typedef struct {
     double requested_ratio;
     inference_request body;
     job *job;
+    int *first_window;      /* [n_inputs + 1] of each question in the job's sequences, or NULL */
     int64_t tokenize_ns;
     int n_tokens;
 } request_state;
@@ -38,6 +39,34 @@ void answer_json(server *s, http_exchange *x, int status, buffer *body);
 void answer_text(server *s, http_exchange *x, int status, const char *type, buffer *body);
 /* Answers with {"error": ...} in the shape of the request's route. */
 void answer_problem(server *s, http_exchange *x, const problem *p);
+
+/* What a route makes of a body and of results: one row of inference.c's table. */
+typedef struct {
+    bool (*parse)(const char *body, size_t n, const request_limits *limits,
+                  inference_request *out, problem *p);
+    /* Tokens of all inputs into r->job, which it makes. */
+    bool (*tokenize)(request_state *r, problem *p);
+    void (*write)(buffer *b, const request_state *r, int64_t total_ns);
+    bool questions; /* for a model that answers them, else for one that does not */
+} protocol;
+
+/* classify.c: texts to labels. */
+bool classify_tokenize(request_state *r, problem *p);
+void classify_write(buffer *b, const request_state *r, int64_t total_ns);
+void predict_write(buffer *b, const request_state *r, int64_t total_ns);
+/* answer.c: questions to spans. */
+bool answer_tokenize(request_state *r, problem *p);
+void answer_write(buffer *b, const request_state *r, int64_t total_ns);
+
+/* envelope.c: what answers under /v1 share around their results: id and model before
+ * them, ratio, usage and timing after. */
+void envelope_open(buffer *b, const request_state *r);
+void envelope_close(buffer *b, const request_state *r, int64_t total_ns);
+/* The input's place in a message, "inputs[2]: ". */
+void input_place(const request_state *r, int i, char out[40]);
+/* A problem with input i from what the engine says of it. */
+bool input_problem(const request_state *r, int i, moe_status status, const moe_error *err,
+                   problem *p);
 
 /* Handlers: each answers; handle_inference may suspend instead. */
 typedef void (*route_handler)(server *s, http_exchange *x, request_state *r);

@@ -58,6 +58,7 @@ const char *route_name(route_id route)
 {
     static const char *const names[N_ROUTES] = {
         [ROUTE_CLASSIFY] = "/v1/classify",
+        [ROUTE_ANSWER] = "/v1/answer",
         [ROUTE_PREDICT] = "/predict",
         [ROUTE_MODELS] = "/v1/models",
         [ROUTE_MODEL] = "/v1/models/{model}",

@@ -36,7 +36,7 @@ void model_stats_count_answer(model_stats *s, double ratio, int sequences, int t
 
 /* Routes and codes are few and fixed, so that every series exists from the start. */
 typedef enum {
-    ROUTE_CLASSIFY, ROUTE_PREDICT, ROUTE_MODELS, ROUTE_MODEL, ROUTE_ROUTING,
+    ROUTE_CLASSIFY, ROUTE_ANSWER, ROUTE_PREDICT, ROUTE_MODELS, ROUTE_MODEL, ROUTE_ROUTING,
     ROUTE_LATENCY, ROUTE_METRICS, ROUTE_HEALTH, ROUTE_LIVE, ROUTE_READY,
     ROUTE_INDEX, ROUTE_OTHER, N_ROUTES,
 } route_id;

@@ -11,6 +11,7 @@ enum { DIGITS = 6, FLOAT_DIGITS = 9 };
 static const char *task_name(moe_task task)
 {
     return task == MOE_TASK_REGRESS ? "regression"
+         : task == MOE_TASK_ANSWER ? "question-answering"
          : task == MOE_TASK_MULTI_LABEL ? "multi-label-classification" : "text-classification";
 }
 

@@ -16,7 +16,7 @@ static const batch_limits wide = {QUEUE_WINDOW, 1 << 20, 1 << 30, SECOND};
 /* A job whose sequences have these lengths, reserved and pushed. */
 static job *push(queue *q, int n, const int *lengths)
 {
-    job *j = job_create(n, 2);
+    job *j = job_create(n);
     for (int i = 0; i < n; i++) {
         j->sequences[i].tokens.n = lengths[i];
         j->n_tokens += lengths[i];
@@ -194,7 +194,7 @@ static void *produce(void *arg)
 {
     producer *p = arg;
     for (int i = 0; i < JOBS; i++) {
-        job *j = job_create(3, 1);
+        job *j = job_create(3);
         for (int k = 0; k < 3; k++)
             j->sequences[k].tokens.n = 1 + (i + k) % 9;
         int tokens = j->sequences[0].tokens.n + j->sequences[1].tokens.n + j->sequences[2].tokens.n;

@@ -1,0 +1,138 @@
+/* classify.c: POST /v1/classify and POST /predict: texts or pairs to labels, their scores
+ * by falling size. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "server/json_out.h"
+#include "server/server.h"
+
+enum { SCORE_DIGITS = 7 };
+
+/* ---- texts to tokens --------------------------------------------------- */
+
+static bool tokenize_one(const request_state *r, int i, moe_tokens *out, problem *p)
+{
+    const request_input *in = &r->body.inputs[i];
+    moe_text text = {
+        .text = in->text, .text_bytes = in->text_bytes,
+        .pair = in->pair, .pair_bytes = in->pair_bytes,
+        .truncation = r->body.truncate ? MOE_TRUNCATE_LONGEST_FIRST : MOE_TRUNCATE_NEVER,
+        .strict_utf8 = true,
+    };
+    moe_error err = {0};
+    moe_status status = moe_tokenize(r->model->model, &text, out, &err);
+    char place[40];
+    input_place(r, i, place);
+    /* Refused rather than cut at the wrong end. */
+    if (status == MOE_OK && r->body.truncate_left && out->n_truncated > 0)
+        return problem_set(p, 422, "too_long", "%s%d tokens too many, and only the right end of a "
+                           "text can be cut", place, out->n_truncated);
+    return status == MOE_OK || input_problem(r, i, status, &err, p);
+}
+
+bool classify_tokenize(request_state *r, problem *p)
+{
+    r->job = job_create(r->body.n_inputs);
+    if (!r->job)
+        return problem_set(p, 500, "internal", "out of memory");
+    for (int i = 0; i < r->body.n_inputs; i++) {
+        moe_tokens *t = &r->job->sequences[i].tokens;
+        if (!tokenize_one(r, i, t, p))
+            return false;
+        counter_add(&r->model->stats.truncated, t->n_truncated > 0);
+    }
+    return true;
+}
+
+/* ---- logits to labels ---------------------------------------------------- */
+
+typedef struct { int label; float score; } scored;
+
+static int higher_first(const void *pa, const void *pb)
+{
+    const scored *a = pa, *b = pb;
+    if (a->score != b->score)
+        return a->score > b->score ? -1 : 1;
+    return a->label - b->label;
+}
+
+/* Labels by falling score into out [n_labels]; scores [n_labels] is scratch. */
+static void rank(const request_state *r, int i, float *scores, scored *out)
+{
+    int n = r->job->sequences[i].n_values;
+    const float *logits = r->job->sequences[i].values;
+    if (r->body.raw_scores)
+        memcpy(scores, logits, (size_t)n * sizeof *scores);
+    else
+        moe_scores(r->model->model, logits, scores);
+    for (int l = 0; l < n; l++)
+        out[l] = (scored){l, scores[l]};
+    qsort(out, (size_t)n, sizeof *out, higher_first);
+}
+
+static void write_scores(buffer *b, const request_state *r, const scored *ranked, int n)
+{
+    jw_open(b, '[');
+    for (int i = 0; i < n; i++) {
+        jw_open(b, '{');
+        jw_pair_string(b, "label", r->model->info->labels[ranked[i].label]);
+        jw_pair_number(b, "score", ranked[i].score, SCORE_DIGITS);
+        jw_close(b, '}');
+    }
+    jw_close(b, ']');
+}
+
+static void write_result(buffer *b, const request_state *r, const scored *ranked)
+{
+    int n = r->model->info->n_labels;
+    int shown = r->body.top_k && r->body.top_k < n ? r->body.top_k : n;
+    jw_open(b, '{');
+    jw_pair_string(b, "label", r->model->info->labels[ranked[0].label]);
+    jw_pair_number(b, "score", ranked[0].score, SCORE_DIGITS);
+    jw_key(b, "scores");
+    write_scores(b, r, ranked, shown);
+    jw_close(b, '}');
+}
+
+/* Scratch for one input's labels; false: b has failed. */
+static bool make_scratch(buffer *b, const request_state *r, float **scores, scored **ranked)
+{
+    size_t n = (size_t)r->model->info->n_labels;
+    *scores = malloc(n * sizeof **scores);
+    *ranked = malloc(n * sizeof **ranked);
+    b->failed |= !*scores || !*ranked;
+    return !b->failed;
+}
+
+void classify_write(buffer *b, const request_state *r, int64_t total_ns)
+{
+    float *scores;
+    scored *ranked;
+    bool room = make_scratch(b, r, &scores, &ranked);
+    envelope_open(b, r);
+    for (int i = 0; room && i < r->job->n_sequences; i++) {
+        rank(r, i, scores, ranked);
+        write_result(b, r, ranked);
+    }
+    envelope_close(b, r, total_ns);
+    free(scores);
+    free(ranked);
+}
+
+void predict_write(buffer *b, const request_state *r, int64_t total_ns)
+{
+    float *scores;
+    scored *ranked;
+    bool room = make_scratch(b, r, &scores, &ranked);
+    (void)total_ns;
+    if (r->body.list)
+        jw_open(b, '[');
+    for (int i = 0; room && i < r->job->n_sequences; i++) {
+        rank(r, i, scores, ranked);
+        write_scores(b, r, ranked, r->model->info->n_labels);
+    }
+    if (r->body.list)
+        jw_close(b, ']');
+    free(scores);
+    free(ranked);
+}
