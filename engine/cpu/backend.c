@@ -88,7 +88,8 @@ static bool create_ffn_scratch(cpu_backend *b)
     size_t groups = (experts + CPU_GROUP_EXPERTS - 1) / CPU_GROUP_EXPERTS;
     hidden = larger(hidden, (tokens + 16) * (groups * CPU_GROUP_EXPERTS * MOE_EXPERT_SIZE +
                                              4 * CPU_GROUP_STEP));
-    b->ld_low = ((size_t)b->shape.d_model / 2 + 16) / 16 * 16;
+    size_t inner = (size_t)b->shape.d_head * (size_t)b->shape.n_heads;
+    b->ld_low = (larger((size_t)b->shape.d_model, inner) / 2 + 16) / 16 * 16;
     if (b->ld_low % 1024 == 0)
         b->ld_low += 16;
     return alloc_floats(b, &b->hidden, hidden) &&

@@ -270,10 +270,15 @@ static void make_w2(const moe_ffn *f, moe_dtype t, const float *importance, floa
     }
 }
 
+bool lower_hidden_is_signed(const moe_ffn *f)
+{
+    return f->act != MOE_ACT_RELU || f->gated;
+}
+
 moe_status lower_ffn(const moe_ffn *from, moe_dtype t, const float *importance,
                      const float *hidden_importance, moe_ffn *out, moe_error *err)
 {
-    bool i8 = t == MOE_I8, negative = from->act != MOE_ACT_RELU;
+    bool i8 = t == MOE_I8, negative = lower_hidden_is_signed(from);
     size_t places = (size_t)from->n_experts * S, wide = ceil_to((size_t)from->d, Q);
     void *w1 = memory_alloc(lower_linear_bytes(t, (int)places, from->d));
     void *w2 = memory_alloc(lower_w2_bytes(t, from->n_experts, from->d));
@@ -282,6 +287,9 @@ moe_status lower_ffn(const moe_ffn *from, moe_dtype t, const float *importance,
     int32_t *offset1 = i8 ? memory_alloc(places * sizeof *offset1) : NULL;
     int32_t *offset2 =
         i8 && negative ? memory_alloc((size_t)from->n_experts * wide * sizeof *offset2) : NULL;
+    void *up = from->up ? memory_alloc(lower_linear_bytes(t, (int)places, from->d)) : NULL;
+    float *scale_up = i8 && up ? memory_alloc(places * sizeof *scale_up) : NULL;
+    int32_t *offset_up = i8 && up ? memory_alloc(places * sizeof *offset_up) : NULL;
     float *ordered = malloc(places * sizeof *ordered);
     float *scratch = malloc((places + (size_t)from->d) * sizeof *scratch);
     *out = *from;
@@ -292,13 +300,20 @@ moe_status lower_ffn(const moe_ffn *from, moe_dtype t, const float *importance,
     out->scale2 = scale2;
     out->offset1 = offset1;
     out->offset2 = offset2;
-    bool ok = w1 && w2 && ordered && scratch &&
+    out->up = up;
+    out->scale_up = scale_up;
+    out->offset_up = offset_up;
+    bool ok = w1 && w2 && ordered && scratch && (!from->up || up) &&
+              (!i8 || !up || (scale_up && offset_up)) &&
               (!i8 || (scale1 && scale2 && offset1 && (offset2 || !negative)));
     if (ok) {
         if (hidden_importance)
             order_importance(from, hidden_importance, ordered);
         make_panels(from->w1, from->n_experts, from->d, t, importance, scratch, w1, scale1,
                     offset1);
+        if (up)
+            make_panels(from->up, from->n_experts, from->d, t, importance, scratch, up, scale_up,
+                        offset_up);
         make_w2(from, t, hidden_importance ? ordered : NULL, scratch, w2, scale2, offset2);
     } else {
         lower_ffn_release(out);
@@ -313,6 +328,9 @@ void lower_ffn_release(moe_ffn *w)
 {
     free((void *)(uintptr_t)w->w1);
     free((void *)(uintptr_t)w->w2);
+    free((void *)(uintptr_t)w->up);
+    free((void *)(uintptr_t)w->scale_up);
+    free((void *)(uintptr_t)w->offset_up);
     free((void *)(uintptr_t)w->scale1);
     free((void *)(uintptr_t)w->scale2);
     free((void *)(uintptr_t)w->offset1);
