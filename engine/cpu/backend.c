@@ -166,6 +166,8 @@ static const moe_backend_ops cpu_ops = {
     .expert_mass = cpu_expert_mass,
     .select = cpu_select,
     .ffn = cpu_ffn,
+    .measure_plan = cpu_measure_plan,
+    .plan = cpu_plan,
 };
 
 /* Limits keep every size below far from overflow; models are checked for
@@ -213,6 +215,7 @@ moe_status moe_cpu_backend(moe_pool *pool, const moe_backend_shape *shape,
     b->n_threads = moe_pool_threads(pool);
     b->kernels = kernels;
     b->shape = *shape;
+    cpu_ffn_plan_default(b);
     if (!create_thread_scratch(b) || !create_ffn_scratch(b) || !create_router_scratch(b)) {
         destroy(&b->base);
         return moe_fail(err, MOE_E_MEMORY,
