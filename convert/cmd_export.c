@@ -68,9 +68,7 @@ int cmd_export(int argc, char **argv)
     if (moe_model_open(source, &m, &err) != MOE_OK)
         return cli_failed(&err);
     interrupt_begin();
-    moe_status status = cli_refuse_text(moe_model_describe(m), "export", &err);
-    if (status == MOE_OK)
-        status = export_to(out, m, &err);
+    moe_status status = export_to(out, m, &err);
     if (status == MOE_OK)
         report(out, m, cli_seconds() - start, as_json);
     else

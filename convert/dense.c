@@ -14,7 +14,7 @@
 #include "engine/model/dtype.h"
 #include "engine/model/pack.h"
 
-typedef enum { FROM_VECTOR, FROM_TABLE, FROM_LINEAR, FROM_W1, FROM_B1, FROM_W2 } origin;
+typedef enum { FROM_VECTOR, FROM_TABLE, FROM_LINEAR, FROM_W1, FROM_B1, FROM_W2, FROM_UP } origin;
 
 typedef struct {
     char name[96];
@@ -86,13 +86,94 @@ static void add_table(tensor_list *list, const moe_table *table, const char *nam
     add(list, FROM_TABLE, table, table->n, table->d, 0, "bert.embeddings.%s.weight", name);
 }
 
-static bool list_tensors(const moe_weights *w, tensor_list *list)
+/* ---- T5, which has no biases ------------------------------------------------ */
+
+static void add_rows(tensor_list *list, const moe_linear *linear, int first, int n,
+                     const char *prefix, const char *part)
+{
+    add(list, FROM_LINEAR, linear, n, linear->k, first, "%s.%s.weight", prefix, part);
+}
+
+static void add_gain(tensor_list *list, const moe_norm *norm, const char *prefix)
+{
+    add(list, FROM_VECTOR, norm->gamma, norm->d, 0, 0, "%s.weight", prefix);
+}
+
+/* Queries, keys and values of n rows each. */
+static void add_t5_attention(tensor_list *list, const moe_linear *q, const moe_linear *kv,
+                             int first, const moe_linear *out, int n, const char *prefix)
+{
+    add_rows(list, q, 0, n, prefix, "q");
+    add_rows(list, kv, first, n, prefix, "k");
+    add_rows(list, kv, first + n, n, prefix, "v");
+    add_rows(list, out, 0, out->n, prefix, "o");
+}
+
+static void add_t5_ffn(tensor_list *list, const moe_ffn *f, const char *prefix)
+{
+    add(list, FROM_W1, f, f->d_ff, f->d, 0, "%s.%s.weight", prefix, f->gated ? "wi_0" : "wi");
+    if (f->gated)
+        add(list, FROM_UP, f, f->d_ff, f->d, 0, "%s.wi_1.weight", prefix);
+    add(list, FROM_W2, f, f->d, f->d_ff, 0, "%s.wo.weight", prefix);
+}
+
+static void add_t5_layer(tensor_list *list, const moe_layer *l, const char *half, int block)
+{
+    char name[96];
+    const int inner = l->attention_out.k;
+    int part = 0;
+    snprintf(name, sizeof name, "%s.block.%d.layer.%d.SelfAttention", half, block, part);
+    add_t5_attention(list, &l->qkv, &l->qkv, inner, &l->attention_out, inner, name);
+    snprintf(name, sizeof name, "%s.block.%d.layer.%d.layer_norm", half, block, part++);
+    add_gain(list, &l->attention_norm, name);
+    if (l->cross_q.n) {
+        snprintf(name, sizeof name, "%s.block.%d.layer.%d.EncDecAttention", half, block, part);
+        add_t5_attention(list, &l->cross_q, &l->cross_kv, 0, &l->cross_out, inner, name);
+        snprintf(name, sizeof name, "%s.block.%d.layer.%d.layer_norm", half, block, part++);
+        add_gain(list, &l->cross_norm, name);
+    }
+    snprintf(name, sizeof name, "%s.block.%d.layer.%d.DenseReluDense", half, block, part);
+    add_t5_ffn(list, &l->ffn, name);
+    snprintf(name, sizeof name, "%s.block.%d.layer.%d.layer_norm", half, block, part);
+    add_gain(list, &l->ffn_norm, name);
+}
+
+static void add_t5_table(tensor_list *list, const moe_table *table, const char *name)
+{
+    add(list, FROM_TABLE, table, table->n, table->d, 0, "%s.weight", name);
+}
+
+static void list_t5(const moe_weights *w, bool tied, tensor_list *list)
+{
+    static const char distances[] = "block.0.layer.0.SelfAttention.relative_attention_bias";
+    const int encoder = w->n_layers - w->n_decoder_layers;
+    char name[96];
+    add_t5_table(list, &w->words, "shared");
+    for (int i = 0; i < 2; i++) {
+        snprintf(name, sizeof name, "%s.%s", i ? "decoder" : "encoder", distances);
+        add_t5_table(list, i ? &w->decoder_distances : &w->encoder_distances, name);
+    }
+    for (int l = 0; l < w->n_layers; l++)
+        add_t5_layer(list, &w->layers[l], l < encoder ? "encoder" : "decoder",
+                     l < encoder ? l : l - encoder);
+    add_gain(list, &w->encoder_norm, "encoder.final_layer_norm");
+    add_gain(list, &w->decoder_norm, "decoder.final_layer_norm");
+    if (!tied)
+        add(list, FROM_LINEAR, &w->lm_head, w->lm_head.n, w->lm_head.k, 0, "lm_head.weight");
+}
+
+static bool list_tensors(const moe_model *m, tensor_list *list)
 {
     enum { PER_LAYER = 16, OTHERS = 9 };
+    const moe_weights *w = &m->weights;
     const size_t n = (size_t)w->n_layers * PER_LAYER + OTHERS;
     *list = (tensor_list){.items = calloc(n, sizeof(tensor))};
     if (!list->items)
         return false;
+    if (m->family == MOE_FAMILY_T5) {
+        list_t5(w, m->t5.tied, list);
+        return true;
+    }
     add_table(list, &w->words, "word_embeddings");
     add_table(list, &w->positions, "position_embeddings");
     add_table(list, &w->types, "token_type_embeddings");
@@ -165,6 +246,9 @@ static bool unpack(const tensor *t, float *values)
     case FROM_W2:
         unpack_w2(t->from, values);
         return true;
+    case FROM_UP:
+        unpack_up(t->from, values);
+        return true;
     case FROM_LINEAR:
         break;
     }
@@ -211,7 +295,7 @@ static moe_status write_to(FILE *to, const char *path, const tensor_list *list,
 moe_status dense_write_tensors(const char *path, const moe_model *m, moe_error *err)
 {
     tensor_list list;
-    if (!list_tensors(&m->weights, &list))
+    if (!list_tensors(m, &list))
         return moe_fail(err, MOE_E_MEMORY, "%s: no memory to list its tensors", path);
     FILE *to = fopen(path, "wbxe");
     moe_status status =

@@ -199,7 +199,8 @@ moe_ffn load_ffn(checkpoint_loader *l, const tensor_name *gate, const tensor_nam
 {
     const model_config *c = &l->m->config;
     int d = c->d_model, d_ff = c->d_ff, n = c->n_experts;
-    moe_ffn f = {.d = d, .n_experts = n, .d_ff = d_ff, .act = c->act};
+    moe_ffn f = {.d = d, .n_experts = n, .d_ff = d_ff, .act = c->act,
+                 .gated = gate != NULL};
     f.w1 = load_w1(l, gate ? gate : up);
     f.up = gate ? load_w1(l, up) : NULL;
     const float *rows = load_rows(l, down, 1, d, d_ff);

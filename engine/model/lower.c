@@ -5,6 +5,7 @@
  * off, are tried, and the one with the least squared error taken, each error weighed
  * by the mean square of the input it is multiplied with. */
 #include "engine/model/lower.h"
+#include "engine/model/memory.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -170,11 +171,6 @@ static void panel_scales(const float *panel, int k, int columns, const float *im
 
 /* ---- linear --------------------------------------------------------------- */
 
-static void *make(size_t bytes)
-{
-    return aligned_alloc(ALIGN, ceil_to(bytes ? bytes : 1, ALIGN));
-}
-
 /* Panels of P columns; scale and offset [n_panels * P], I8 only; w [k] scratch. */
 static void make_panels(const float *from, int n_panels, int k, moe_dtype t,
                         const float *importance, float *w, void *to, float *scale,
@@ -196,9 +192,9 @@ moe_status lower_linear(const moe_linear *from, moe_dtype t, const float *import
                         moe_linear *out, moe_error *err)
 {
     size_t panels = ceil_to((size_t)from->n, P) / P;
-    void *w = make(lower_linear_bytes(t, from->n, from->k));
-    float *scale = t == MOE_I8 ? make(panels * P * sizeof *scale) : NULL;
-    int32_t *offset = t == MOE_I8 ? make(panels * P * sizeof *offset) : NULL;
+    void *w = memory_alloc(lower_linear_bytes(t, from->n, from->k));
+    float *scale = t == MOE_I8 ? memory_alloc(panels * P * sizeof *scale) : NULL;
+    int32_t *offset = t == MOE_I8 ? memory_alloc(panels * P * sizeof *offset) : NULL;
     float *scratch = malloc((size_t)from->k * sizeof *scratch);
     *out = *from;
     out->dtype = t;
@@ -274,18 +270,26 @@ static void make_w2(const moe_ffn *f, moe_dtype t, const float *importance, floa
     }
 }
 
+bool lower_hidden_is_signed(const moe_ffn *f)
+{
+    return f->act != MOE_ACT_RELU || f->gated;
+}
+
 moe_status lower_ffn(const moe_ffn *from, moe_dtype t, const float *importance,
                      const float *hidden_importance, moe_ffn *out, moe_error *err)
 {
-    bool i8 = t == MOE_I8, negative = from->act != MOE_ACT_RELU;
+    bool i8 = t == MOE_I8, negative = lower_hidden_is_signed(from);
     size_t places = (size_t)from->n_experts * S, wide = ceil_to((size_t)from->d, Q);
-    void *w1 = make(lower_linear_bytes(t, (int)places, from->d));
-    void *w2 = make(lower_w2_bytes(t, from->n_experts, from->d));
-    float *scale1 = i8 ? make(places * sizeof *scale1) : NULL;
-    float *scale2 = i8 ? make(wide * sizeof *scale2) : NULL;
-    int32_t *offset1 = i8 ? make(places * sizeof *offset1) : NULL;
+    void *w1 = memory_alloc(lower_linear_bytes(t, (int)places, from->d));
+    void *w2 = memory_alloc(lower_w2_bytes(t, from->n_experts, from->d));
+    float *scale1 = i8 ? memory_alloc(places * sizeof *scale1) : NULL;
+    float *scale2 = i8 ? memory_alloc(wide * sizeof *scale2) : NULL;
+    int32_t *offset1 = i8 ? memory_alloc(places * sizeof *offset1) : NULL;
     int32_t *offset2 =
-        i8 && negative ? make((size_t)from->n_experts * wide * sizeof *offset2) : NULL;
+        i8 && negative ? memory_alloc((size_t)from->n_experts * wide * sizeof *offset2) : NULL;
+    void *up = from->up ? memory_alloc(lower_linear_bytes(t, (int)places, from->d)) : NULL;
+    float *scale_up = i8 && up ? memory_alloc(places * sizeof *scale_up) : NULL;
+    int32_t *offset_up = i8 && up ? memory_alloc(places * sizeof *offset_up) : NULL;
     float *ordered = malloc(places * sizeof *ordered);
     float *scratch = malloc((places + (size_t)from->d) * sizeof *scratch);
     *out = *from;
@@ -296,13 +300,20 @@ moe_status lower_ffn(const moe_ffn *from, moe_dtype t, const float *importance,
     out->scale2 = scale2;
     out->offset1 = offset1;
     out->offset2 = offset2;
-    bool ok = w1 && w2 && ordered && scratch &&
+    out->up = up;
+    out->scale_up = scale_up;
+    out->offset_up = offset_up;
+    bool ok = w1 && w2 && ordered && scratch && (!from->up || up) &&
+              (!i8 || !up || (scale_up && offset_up)) &&
               (!i8 || (scale1 && scale2 && offset1 && (offset2 || !negative)));
     if (ok) {
         if (hidden_importance)
             order_importance(from, hidden_importance, ordered);
         make_panels(from->w1, from->n_experts, from->d, t, importance, scratch, w1, scale1,
                     offset1);
+        if (up)
+            make_panels(from->up, from->n_experts, from->d, t, importance, scratch, up, scale_up,
+                        offset_up);
         make_w2(from, t, hidden_importance ? ordered : NULL, scratch, w2, scale2, offset2);
     } else {
         lower_ffn_release(out);
@@ -317,6 +328,9 @@ void lower_ffn_release(moe_ffn *w)
 {
     free((void *)(uintptr_t)w->w1);
     free((void *)(uintptr_t)w->w2);
+    free((void *)(uintptr_t)w->up);
+    free((void *)(uintptr_t)w->scale_up);
+    free((void *)(uintptr_t)w->offset_up);
     free((void *)(uintptr_t)w->scale1);
     free((void *)(uintptr_t)w->scale2);
     free((void *)(uintptr_t)w->offset1);

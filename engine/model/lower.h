@@ -26,6 +26,9 @@ uint16_t lower_bf16(float x);
 float lower_value(moe_dtype t, const void *panel, int columns, int i, int column,
                   float scale);
 
+/* Whether an FFN's hidden values may be negative: not of a ReLU without a gate. */
+bool lower_hidden_is_signed(const moe_ffn *f);
+
 /* Makes the weights of an fp32 linear or FFN lower. importance [k], [d], [d_ff] in
  * the source's order: the mean square of each input over some text, by which int8
  * scales are chosen (Frantar et al. 2022, section 3, without the cross terms); NULL:

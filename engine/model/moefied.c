@@ -188,15 +188,27 @@ moe_status moefied_write_tensors(const char *path, const moe_weights *w, moe_err
 
 /* ---- reading -------------------------------------------------------------- */
 
+static moe_linear shape_linear(const model_config *c, int n, int k)
+{
+    return (moe_linear){.n = n, .k = k, .dtype = c->moe.dtype};
+}
+
 /* Sizes of one layer, as config.json has them. */
 static void shape_layer(const model_config *c, int i, moe_layer *layer)
 {
-    int d = c->d_model, n_experts = c->n_experts;
-    layer->qkv = (moe_linear){.n = 3 * d, .k = d, .dtype = c->moe.dtype};
-    layer->attention_out = (moe_linear){.n = d, .k = d, .dtype = c->moe.dtype};
-    layer->attention_norm = layer->ffn_norm = (moe_norm){.d = d, .eps = c->norm_eps};
+    int d = c->d_model, inner = c->n_heads * c->d_head, n_experts = c->n_experts;
+    moe_norm norm = {.d = d, .eps = c->norm_eps, .rms = c->family == MOE_FAMILY_T5};
+    layer->qkv = shape_linear(c, 3 * inner, d);
+    layer->attention_out = shape_linear(c, d, inner);
+    layer->attention_norm = layer->ffn_norm = norm;
+    if (i >= c->n_layers - c->n_decoder_layers) {
+        layer->cross_q = shape_linear(c, inner, d);
+        layer->cross_kv = shape_linear(c, 2 * inner, d);
+        layer->cross_out = shape_linear(c, d, inner);
+        layer->cross_norm = norm;
+    }
     layer->ffn = (moe_ffn){.d = d, .n_experts = n_experts, .d_ff = c->d_ff, .act = c->act,
-                           .dtype = c->moe.dtype};
+                           .dtype = c->moe.dtype, .gated = c->t5.gated};
     if (!c->moe.has_router[i])
         return;
     bool two = c->moe.n_linears == 2;
@@ -207,15 +219,28 @@ static void shape_layer(const model_config *c, int i, moe_layer *layer)
     };
 }
 
+static void shape_t5(const model_config *c, moe_weights *w)
+{
+    w->encoder_distances = w->decoder_distances =
+        (moe_table){.n = c->t5.n_buckets, .d = c->n_heads};
+    w->encoder_norm = w->decoder_norm =
+        (moe_norm){.d = c->d_model, .eps = c->norm_eps, .rms = true};
+    w->lm_head = shape_linear(c, c->n_vocab, c->d_model);
+}
+
 static void shape_weights(const model_config *c, moe_weights *w)
 {
     int d = c->d_model;
     w->words = (moe_table){.n = c->n_vocab, .d = d};
+    for (int i = 0; i < c->n_layers; i++)
+        shape_layer(c, i, &w->layers[i]);
+    if (c->family == MOE_FAMILY_T5) {
+        shape_t5(c, w);
+        return;
+    }
     w->positions = (moe_table){.n = c->max_positions, .d = d};
     w->types = (moe_table){.n = c->n_types, .d = d};
     w->embed_norm = (moe_norm){.d = d, .eps = c->norm_eps};
-    for (int i = 0; i < c->n_layers; i++)
-        shape_layer(c, i, &w->layers[i]);
     if (c->task != MOE_TASK_ANSWER)
         w->pooler = (moe_linear){.n = d, .k = d};
     w->classifier = (moe_linear){.n = c->n_labels, .k = d};

@@ -12,7 +12,7 @@
 #include "engine/model/lower.h"
 #include "engine/model/pack.h"
 
-enum { PER_LAYER = 28, AROUND = 14 };
+enum { PER_LAYER = 48, AROUND = 14 };
 
 typedef struct { moefied_tensor *to; int n; } list;
 
@@ -36,9 +36,9 @@ static void add_vector(list *l, const char *stem, const char *part, int n,
     t->floats = place;
 }
 
-static void add_table(list *l, const char *part, moe_table *table)
+static void add_table(list *l, const char *stem, moe_table *table)
 {
-    moefied_tensor *t = add(l, "bert.embeddings.%s.weight", part);
+    moefied_tensor *t = add(l, "%s.weight", stem);
     t->n_dims = 2;
     t->dims[0] = table->n;
     t->dims[1] = table->d;
@@ -48,7 +48,8 @@ static void add_table(list *l, const char *part, moe_table *table)
 static void add_norm(list *l, const char *stem, moe_norm *norm)
 {
     add_vector(l, stem, "weight", norm->d, &norm->gamma);
-    add_vector(l, stem, "bias", norm->d, &norm->beta);
+    if (!norm->rms)
+        add_vector(l, stem, "bias", norm->d, &norm->beta);
 }
 
 /* packed [panels][depth][columns] or, of units, [panels][units][columns][v]. */
@@ -115,8 +116,21 @@ static void add_ffn_scales(list *l, int layer, moe_ffn *f)
     t->floats = &f->scale1;
     add_offsets(l, stem, "offset1", f->n_experts, MOE_EXPERT_SIZE, &f->offset1);
     add_vector(l, stem, "scale2", columns, &f->scale2);
-    if (f->act != MOE_ACT_RELU)
+    if (lower_hidden_is_signed(f))
         add_offsets(l, stem, "offset2", f->n_experts, columns, &f->offset2);
+}
+
+static void add_up(list *l, const char *stem, moe_ffn *f)
+{
+    add_packed(l, stem, "up", f->n_experts, f->d, MOE_EXPERT_SIZE, f->dtype, &f->up);
+    if (f->dtype != MOE_I8)
+        return;
+    moefied_tensor *t = add(l, "%s.scale_up", stem);
+    t->n_dims = 2;
+    t->dims[0] = f->n_experts;
+    t->dims[1] = MOE_EXPERT_SIZE;
+    t->floats = &f->scale_up;
+    add_offsets(l, stem, "offset_up", f->n_experts, MOE_EXPERT_SIZE, &f->offset_up);
 }
 
 static void add_ffn(list *l, int layer, moe_ffn *f, bool moefied)
@@ -129,6 +143,8 @@ static void add_ffn(list *l, int layer, moe_ffn *f, bool moefied)
     t->dims[0] = f->n_experts;
     t->dims[1] = MOE_EXPERT_SIZE;
     t->floats = &f->b1;
+    if (f->gated)
+        add_up(l, stem, f);
     add_w2(l, layer, f);
     if (f->dtype == MOE_I8)
         add_ffn_scales(l, layer, f);
@@ -155,13 +171,19 @@ static void add_router(list *l, int layer, moe_router *r, int n_experts)
     t->floats = &r->frequency;
 }
 
+/* A layer's linear weights; only BERT's must have biases. */
+static void add_layer_linear(list *l, int i, const char *part, moe_linear *linear, bool bert)
+{
+    char stem[80];
+    snprintf(stem, sizeof stem, "layers.%d.%s", i, part);
+    add_linear(l, stem, linear, !bert);
+}
+
 static void add_layer(list *l, int i, moe_layer *layer)
 {
     char stem[80];
-    snprintf(stem, sizeof stem, "layers.%d.qkv", i);
-    add_linear(l, stem, &layer->qkv, false);
-    snprintf(stem, sizeof stem, "layers.%d.attention_out", i);
-    add_linear(l, stem, &layer->attention_out, false);
+    add_layer_linear(l, i, "qkv", &layer->qkv, true);
+    add_layer_linear(l, i, "attention_out", &layer->attention_out, true);
     snprintf(stem, sizeof stem, "bert.encoder.layer.%d.attention.output.LayerNorm", i);
     add_norm(l, stem, &layer->attention_norm);
     add_ffn(l, i, &layer->ffn, layer->router.present);
@@ -169,6 +191,51 @@ static void add_layer(list *l, int i, moe_layer *layer)
     add_norm(l, stem, &layer->ffn_norm);
     if (layer->router.present)
         add_router(l, i, &layer->router, layer->ffn.n_experts);
+}
+
+/* The norm of a part of block i of a T5 half. */
+static void add_t5_norm(list *l, bool decoder, int i, int part, moe_norm *norm)
+{
+    char stem[80];
+    snprintf(stem, sizeof stem, "%s.block.%d.layer.%d.layer_norm",
+             decoder ? "decoder" : "encoder", i, part);
+    add_norm(l, stem, norm);
+}
+
+static void add_t5_layer(list *l, int i, int n_encoder, moe_layer *layer)
+{
+    bool decoder = i >= n_encoder;
+    int block = decoder ? i - n_encoder : i;
+    add_layer_linear(l, i, "qkv", &layer->qkv, false);
+    add_layer_linear(l, i, "attention_out", &layer->attention_out, false);
+    add_t5_norm(l, decoder, block, 0, &layer->attention_norm);
+    if (decoder) {
+        add_layer_linear(l, i, "cross_q", &layer->cross_q, false);
+        add_layer_linear(l, i, "cross_kv", &layer->cross_kv, false);
+        add_layer_linear(l, i, "cross_out", &layer->cross_out, false);
+        add_t5_norm(l, decoder, block, 1, &layer->cross_norm);
+    }
+    add_ffn(l, i, &layer->ffn, layer->router.present);
+    add_t5_norm(l, decoder, block, decoder ? 2 : 1, &layer->ffn_norm);
+    if (layer->router.present)
+        add_router(l, i, &layer->router, layer->ffn.n_experts);
+}
+
+static int list_t5(list *l, moe_weights *w)
+{
+    static const char distances[] = "block.0.layer.0.SelfAttention.relative_attention_bias";
+    char stem[96];
+    add_table(l, "shared", &w->words);
+    snprintf(stem, sizeof stem, "encoder.%s", distances);
+    add_table(l, stem, &w->encoder_distances);
+    snprintf(stem, sizeof stem, "decoder.%s", distances);
+    add_table(l, stem, &w->decoder_distances);
+    for (int i = 0; i < w->n_layers; i++)
+        add_t5_layer(l, i, w->n_layers - w->n_decoder_layers, &w->layers[i]);
+    add_norm(l, "encoder.final_layer_norm", &w->encoder_norm);
+    add_norm(l, "decoder.final_layer_norm", &w->decoder_norm);
+    add_linear(l, "lm_head", &w->lm_head, true);
+    return l->n;
 }
 
 int moefied_tensors_max(const moe_weights *w)
@@ -181,9 +248,11 @@ int moefied_tensors_list(const moe_weights *weights, moefied_tensor *out)
     /* The list holds places to fill; a caller that only reads, only reads. */
     moe_weights *w = (moe_weights *)(uintptr_t)weights;
     list l = {.to = out};
-    add_table(&l, "word_embeddings", &w->words);
-    add_table(&l, "position_embeddings", &w->positions);
-    add_table(&l, "token_type_embeddings", &w->types);
+    if (w->n_decoder_layers)
+        return list_t5(&l, w);
+    add_table(&l, "bert.embeddings.word_embeddings", &w->words);
+    add_table(&l, "bert.embeddings.position_embeddings", &w->positions);
+    add_table(&l, "bert.embeddings.token_type_embeddings", &w->types);
     add_norm(&l, "bert.embeddings.LayerNorm", &w->embed_norm);
     for (int i = 0; i < w->n_layers; i++)
         add_layer(&l, i, &w->layers[i]);
@@ -258,13 +327,19 @@ static int whole_panels(int n, int panel)
 
 static moe_status check_scales(const char *path, int i, const moe_layer *layer, moe_error *err)
 {
-    const moe_linear *qkv = &layer->qkv, *out = &layer->attention_out;
     const moe_ffn *f = &layer->ffn;
-    moe_status status = check_scale(path, i, "qkv.scale", qkv->scale,
-                                    whole_panels(qkv->n, MOE_LINEAR_PANEL), err);
+    const struct { const char *part; const moe_linear *w; } linears[] = {
+        {"qkv.scale", &layer->qkv}, {"attention_out.scale", &layer->attention_out},
+        {"cross_q.scale", &layer->cross_q}, {"cross_kv.scale", &layer->cross_kv},
+        {"cross_out.scale", &layer->cross_out},
+    };
+    moe_status status = MOE_OK;
+    for (size_t k = 0; !status && k < sizeof linears / sizeof *linears; k++)
+        status = check_scale(path, i, linears[k].part, linears[k].w->scale,
+                             whole_panels(linears[k].w->n, MOE_LINEAR_PANEL), err);
     if (!status)
-        status = check_scale(path, i, "attention_out.scale", out->scale,
-                             whole_panels(out->n, MOE_LINEAR_PANEL), err);
+        status = check_scale(path, i, "ffn.scale_up", f->scale_up,
+                             f->n_experts * MOE_EXPERT_SIZE, err);
     if (!status)
         status = check_scale(path, i, "ffn.scale1", f->scale1, f->n_experts * MOE_EXPERT_SIZE,
                              err);

@@ -149,6 +149,14 @@ void unpack_w1(const moe_ffn *f, float *w1)
     }
 }
 
+void unpack_up(const moe_ffn *f, float *up)
+{
+    moe_ffn other = *f;
+    other.w1 = f->up;
+    other.scale1 = f->scale_up;
+    unpack_w1(&other, up);
+}
+
 void unpack_b1(const moe_ffn *f, float *b1)
 {
     for (int e = 0; e < f->n_experts; e++)

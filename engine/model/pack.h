@@ -29,6 +29,7 @@ void pack_w2(const float *w2, int d_ff, int d, int n_experts,
 
 /* Back, in source order, of any dtype. w1 [d_ff, d], b1 [d_ff], w2 [d, d_ff]. */
 void unpack_w1(const moe_ffn *f, float *w1);
+void unpack_up(const moe_ffn *f, float *up); /* like w1, of a gated FFN */
 void unpack_b1(const moe_ffn *f, float *b1);
 void unpack_w2(const moe_ffn *f, float *w2);
 

@@ -53,6 +53,7 @@ typedef struct {
     moe_dtype dtype;             /* of w1 and w2 */
     const void *w1, *w2;
     const float *b1, *b2;        /* T5 has none: zeros */
+    bool gated;
     const void *up;              /* of a gated FFN, like w1, else NULL:
                                     h_e = act(x w1_e + b1_e) * (x up_e) */
     const float *scale_up;       /* of I8, like scale1 */

@@ -169,7 +169,7 @@ static void make_gated(gated *g, int d, int d_ff, rng *r)
     pack_w1(g->up, d_ff, d, n, NULL, up);
     pack_w2(g->down, d_ff, d, n, NULL, w2);
     g->f = (moe_ffn){.d = d, .n_experts = n, .d_ff = d_ff, .act = MOE_ACT_GELU_TANH, .w1 = w1,
-                     .up = up, .w2 = w2, .b1 = zeros};
+                     .gated = true, .up = up, .w2 = w2, .b1 = zeros};
 }
 
 /* The value of a neuron. */
