@@ -142,6 +142,7 @@ typedef struct {
     const char *pair;  size_t pair_bytes; /* pair NULL: a single text */
     int max_tokens;      /* 0: the model's limit; never above it */
     moe_truncation truncation;
+    bool cut_left;       /* what is cut goes from the left end of a text, not the right */
     bool strict_utf8;    /* invalid UTF-8 is MOE_E_ARGUMENT, not U+FFFD */
     bool want_offsets;
 } moe_text;
