@@ -280,17 +280,34 @@ static void finish(bench_plan *p)
     qsort(p->peak, (size_t)p->n_runs, sizeof(double), ascending);
 }
 
+/* As a server would: with the plan measured. */
+static moe_status open_session(bench_state *t, moe_error *err)
+{
+    const moe_engine_options options = {.backend = t->p->backend, .measure_plan = true};
+    t->s = (session){.in_use = t->m, .info = moe_model_describe(t->m)};
+    moe_status status = moe_pool_create(t->p->n_threads, &t->s.pool, err);
+    if (status == MOE_OK)
+        status = moe_engine_create(t->m, t->s.pool, &options, &t->s.engine, err);
+    if (status != MOE_OK)
+        session_close(&t->s);
+    return status;
+}
+
 static moe_status state_open(bench_state *t, const moe_model *m, bench_plan *p, moe_error *err)
 {
     *t = (bench_state){.m = m, .p = p};
     for (int i = 0; i < p->n_cases; i++)
         if (p->cases[i].batch * p->cases[i].seq > t->max_tokens)
             t->max_tokens = p->cases[i].batch * p->cases[i].seq;
-    moe_status status = session_open_on(&t->s, m, p->backend, p->n_threads, err);
+    moe_status status = open_session(t, err);
     if (status != MOE_OK)
         return status;
     snprintf(p->isa, sizeof p->isa, "%s", moe_engine_isa(t->s.engine));
     p->threads_used = moe_pool_threads(t->s.pool);
+    const moe_plan_row *rows;
+    int n = moe_engine_plan(t->s.engine, &rows);
+    p->n_plan = n < (int)(sizeof p->plan / sizeof *p->plan) ? n : 0;
+    memcpy(p->plan, rows ? rows : p->plan, (size_t)p->n_plan * sizeof *p->plan);
     p->peak_kind = peak_for(p->isa, m->info.dtype);
     t->used = calloc((size_t)m->info.n_layers * (size_t)m->info.n_experts, sizeof *t->used);
     if (!t->used)

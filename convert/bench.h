@@ -29,6 +29,8 @@ typedef struct {
     double *peak;                  /* [n_runs] GF/s, ascending after bench_run */
     peak_kind peak_kind;           /* out: that of the kernels' ISA and dtype */
     char isa[16];                  /* out */
+    int n_plan;                    /* out: of plan */
+    moe_plan_row plan[8];          /* out: the engine's */
     int threads_used;              /* out */
 } bench_plan;
 

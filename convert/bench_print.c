@@ -81,6 +81,12 @@ moe_status bench_print_json(const char *name, const model_shape *shape, const be
     json_add(j, "peak", peak_json(p->peak_kind, median(p->peak, p->n_runs)));
     if (peaks)
         add_peaks(j, peaks);
+    json *plan = json_add(j, "plan", json_array());
+    for (int i = 0; i < p->n_plan; i++) {
+        json *row = json_add(plan, NULL, json_object());
+        json_add_int(row, "tokens", p->plan[i].n_tokens);
+        json_add_number(row, "dense_above", p->plan[i].dense_above, DIGITS);
+    }
     json *list = json_add(j, "results", json_array());
     for (int i = 0; i < p->n_cases; i++)
         add_case(list, p, &p->cases[i], info->dtype);
@@ -121,9 +127,14 @@ static void print_heading(const char *name, const model_shape *shape, const benc
     else if (p->what == BENCH_MODEL)
         printf("%s, %s\n", p->text->n_seqs ? "real text" : "random token ids",
                p->random_routing ? "uniformly random experts" : "the model's own routing");
-    printf("%s on %s, %d thread%s, medians of %d interleaved runs; peak %.0f GF/s (%s, %s)\n\n",
+    printf("%s on %s, %d thread%s, medians of %d interleaved runs; peak %.0f GF/s (%s, %s)\n%s",
            timed[p->what], p->isa, p->threads_used, p->threads_used == 1 ? "" : "s", p->n_runs,
-           median(p->peak, p->n_runs), peak_isa(p->peak_kind), peak_dtype(p->peak_kind));
+           median(p->peak, p->n_runs), peak_isa(p->peak_kind), peak_dtype(p->peak_kind),
+           p->n_plan ? "" : "\n");
+    for (int i = 0; i < p->n_plan; i++)
+        printf("%s%.2f of the pairs from %d token%s on%s", i ? ", " : "layers run dense above ",
+               p->plan[i].dense_above, p->plan[i].n_tokens, p->plan[i].n_tokens == 1 ? "" : "s",
+               i == p->n_plan - 1 ? "\n\n" : "");
 }
 
 static void print_case(const bench_plan *p, const bench_case *c)

@@ -10,6 +10,7 @@
 
 #include "engine/model/model.h"
 #include "engine/model/lower.h"
+#include "engine/model/memory.h"
 #include "engine/model/pack.h"
 
 enum { VOCABULARY = 1000, POSITIONS = 512, TYPES = 2, LABELS = 2, ALIGN = 64 };
@@ -152,7 +153,7 @@ moe_status shape_model_create(const model_shape *shape, moe_dtype dtype, moe_mod
         s->layers = calloc((size_t)shape->n_layers, sizeof *s->layers);
     if (s && s->layers) {
         take_weights(s, shape); /* counts */
-        s->floats = aligned_alloc(ALIGN, s->n_floats * sizeof(float));
+        s->floats = memory_alloc(s->n_floats * sizeof(float));
     }
     if (!s || !s->floats) {
         shape_model_free(s ? &s->model : NULL);

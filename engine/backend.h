@@ -110,6 +110,13 @@ typedef struct {
      * route NULL: all experts (dense). x, y [n_tokens, d], not the same. */
     void (*ffn)(moe_backend *b, const moe_ffn *w, const float *x, int n_tokens,
                 const moe_route *route, float *y);
+
+    /* Measures from which share of selected pairs on this machine computes all of w's
+     * experts faster than the selected ones; until then a built-in table holds. Results
+     * have the same bits either way. Takes some forward passes of w over 64 tokens. */
+    void (*measure_plan)(moe_backend *b, const moe_ffn *w);
+    /* The table in use: *rows of the backend, ascending; returns how many, 0: none. */
+    int (*plan)(const moe_backend *b, const moe_plan_row **rows);
 } moe_backend_ops;
 
 struct moe_backend {

@@ -89,6 +89,20 @@ static int widest_router(const moe_weights *w)
     return width;
 }
 
+/* On a layer that has experts to choose from; layers are alike. */
+static void measure_plan(moe_engine *e)
+{
+    if (e->model->info.moefied && e->weights.n_layers > 0)
+        e->backend->ops->measure_plan(e->backend, &e->weights.layers[0].ffn);
+}
+
+int moe_engine_plan(const moe_engine *e, const moe_plan_row **rows)
+{
+    const moe_ffn *w = &e->model->weights.layers[0].ffn;
+    *rows = NULL;
+    return w->dtype == MOE_F32 && !w->up ? e->backend->ops->plan(e->backend, rows) : 0;
+}
+
 moe_status moe_engine_create(const moe_model *m, moe_pool *pool,
                              const moe_engine_options *options, moe_engine **out,
                              moe_error *err)
@@ -134,6 +148,8 @@ moe_status moe_engine_create(const moe_model *m, moe_pool *pool,
         moe_engine_destroy(e);
         return status;
     }
+    if (o->measure_plan)
+        measure_plan(e);
     count_real_neurons(e);
     for (int i = 0; i <= e->chunk_tokens; i++)
         e->row_bounds[i] = i;

@@ -156,6 +156,7 @@ typedef struct {
     const char *pair;  size_t pair_bytes; /* pair NULL: a single text */
     int max_tokens;      /* 0: the model's limit; never above it */
     moe_truncation truncation;
+    bool cut_left;       /* what is cut goes from the left end of a text, not the right */
     bool strict_utf8;    /* invalid UTF-8 is MOE_E_ARGUMENT, not U+FFFD */
     bool want_offsets;
 } moe_text;
@@ -263,7 +264,15 @@ typedef struct {
                             arena; 0: 2048. At least the model's max_tokens */
     moe_capture capture; /* NULL: none */
     void *capture_ctx;
+    bool measure_plan;   /* times the first sparse layer on this machine to fill the table
+                            of moe_engine_plan; a server's affair: it takes some
+                            milliseconds per million FFN weights */
 } moe_engine_options;
+
+/* Of a batch of at least n_tokens tokens (and fewer than the next row says), a layer in
+ * which more than this share of (token, expert) pairs is selected runs as a dense one
+ * with the others' hidden values cleared: faster, and the same bits. */
+typedef struct { int n_tokens; double dense_above; } moe_plan_row;
 
 typedef struct moe_engine moe_engine;
 /* The engine borrows model and pool: both must outlive it. */
@@ -271,6 +280,9 @@ moe_status moe_engine_create(const moe_model *m, moe_pool *pool,
                              const moe_engine_options *options /* or NULL */,
                              moe_engine **out, moe_error *err);
 void moe_engine_destroy(moe_engine *e);
+/* The table: *rows [returned] of the engine. 0: the backend or the weights' dtype has one
+ * path only. */
+int moe_engine_plan(const moe_engine *e, const moe_plan_row **rows);
 const char *moe_engine_isa(const moe_engine *e); /* "c", "avx2", "avx512" */
 
 /* Runs a batch of any number of tokens. A sequence's logits are the same bits

@@ -52,6 +52,7 @@ static moe_status start_one(models *m, served_model *s, const config *c, moe_err
     moe_engine_options engine = {
         .backend = c->backend,
         .chunk_tokens = c->batch_tokens > s->info->max_tokens ? c->batch_tokens : s->info->max_tokens,
+        .measure_plan = true,
     };
     moe_status status = moe_engine_create(s->model, m->pool, &engine, &s->engine, err);
     if (status == MOE_OK && c->probe && s->info->moefied)

@@ -89,8 +89,12 @@ static bool create_ffn_scratch(cpu_backend *b)
     hidden = larger(hidden, (tokens + 16) * (groups * CPU_GROUP_EXPERTS * MOE_EXPERT_SIZE +
                                              4 * CPU_GROUP_STEP));
     size_t inner = (size_t)b->shape.d_head * (size_t)b->shape.n_heads;
-    b->ld_low = (larger((size_t)b->shape.d_model, inner) / 2 + 16) / 16 * 16;
-    if (b->ld_low % 1024 == 0)
+    size_t widest = larger((size_t)b->shape.d_model, inner);
+    /* Half the bytes of fp32, unless that is copied too. */
+    if (!cpu_crowds((size_t)b->shape.d_model) && !cpu_crowds(inner))
+        widest /= 2;
+    b->ld_low = (widest + 16) / 16 * 16;
+    if (cpu_crowds(b->ld_low))
         b->ld_low += 16;
     return alloc_floats(b, &b->hidden, hidden) &&
            alloc_floats(b, &b->hidden_scale, b->max_pairs) &&
@@ -162,6 +166,8 @@ static const moe_backend_ops cpu_ops = {
     .expert_mass = cpu_expert_mass,
     .select = cpu_select,
     .ffn = cpu_ffn,
+    .measure_plan = cpu_measure_plan,
+    .plan = cpu_plan,
 };
 
 /* Limits keep every size below far from overflow; models are checked for
@@ -209,6 +215,7 @@ moe_status moe_cpu_backend(moe_pool *pool, const moe_backend_shape *shape,
     b->n_threads = moe_pool_threads(pool);
     b->kernels = kernels;
     b->shape = *shape;
+    cpu_ffn_plan_default(b);
     if (!create_thread_scratch(b) || !create_ffn_scratch(b) || !create_router_scratch(b)) {
         destroy(&b->base);
         return moe_fail(err, MOE_E_MEMORY,

@@ -19,6 +19,8 @@ enum {
     CPU_GROUP_STEP = 16,      /* units of depth of its products */
     CPU_GROUP_TOKENS = 128,   /* of one of its tasks */
     CPU_DENSE_TOKENS = 256,   /* of one of the dense FFN: each panel of w2 serves more */
+    CPU_PLAN_ROWS = 3,        /* of the plan, see ffn_choice.c */
+    CPU_PLAN_TOKENS = 64,     /* of its last row */
     CPU_ROUTER_ROWS = 256,    /* of a block of the router */
     CPU_QUERY_ROWS = 24,      /* queries whose scores are kept at a time */
 };
@@ -43,12 +45,14 @@ typedef struct {
     int32_t *task_expert, *task_pair; /* [max_ffn_tasks] */
     size_t max_ffn_tasks;
 
-    /* Rows made lower, ld_low units apart: a multiple of 64 bytes, not of 4096. */
+    /* Rows made lower or copied, ld_low units apart: a multiple of 64 bytes, not of 4096. */
     uint32_t *low_x;      /* [max_tokens][ld_low] */
     size_t ld_low;
     float *low_scale;     /* [max_tokens] of each, int8 only */
     float *hidden_scale;  /* [max_pairs] of each hidden row, int8 only */
     float *group_scale;   /* [groups][tokens of a block] likewise, see ffn_groups.c */
+
+    moe_plan_row plan[CPU_PLAN_ROWS]; /* see ffn_choice.c */
 
     float *pair_cut;      /* [max_tokens] of each sequence: see selection.c */
 
@@ -85,7 +89,15 @@ typedef struct {
 } cpu_product;
 void cpu_product_run(cpu_backend *b, const cpu_product *p);
 
-/* x [n_rows, k] made lower into b->low_x and b->low_scale, on all threads; lower.c. */
+/* Whether rows so many floats apart fall into one set of L1's, which then holds hardly
+ * more of them than a kernel reads at a time. */
+static inline bool cpu_crowds(size_t ldx)
+{
+    return ldx > 0 && ldx * sizeof(float) % 4096 == 0;
+}
+
+/* x [n_rows, k] made lower into b->low_x and b->low_scale, on all threads, or, of F32,
+ * which needs it where rows crowd, just copied; lower.c. */
 void cpu_lower_rows(cpu_backend *b, moe_dtype t, const float *x, size_t ldx, int n_rows,
                     int k);
 /* gemm of a dtype. */
@@ -117,7 +129,7 @@ void cpu_ffn(moe_backend *b, const moe_ffn *w, const float *x, int n_tokens,
 
 /* A block of tokens with all experts, or with those of route; ffn.c. */
 void cpu_ffn_dense(cpu_backend *b, const moe_ffn *w, const float *x, int n_tokens,
-                   float *y);
+                   const int32_t *bound, const int32_t *expert, float *y);
 void cpu_ffn_sparse(cpu_backend *b, const moe_ffn *w, const float *x, int n_tokens,
                     const int32_t *bound, const int32_t *expert, float *y);
 /* The same of bf16 or int8 experts; bound NULL: all of them; ffn_low.c. */
@@ -137,5 +149,11 @@ int ffn_plan_hidden(cpu_backend *b, int n_experts);
 void ffn_plan_out(cpu_backend *b, int n_experts, int n_tokens, int token_parts);
 /* The next expert after e with pairs in the part; n_experts if none. */
 int ffn_next_expert(const int32_t *cut, const int32_t *cut_end, int e, int n_experts);
+
+/* Whether a block with so many selected pairs is better computed dense; ffn_choice.c. */
+bool cpu_ffn_prefers_dense(const cpu_backend *b, const moe_ffn *w, int n_tokens, size_t pairs);
+void cpu_ffn_plan_default(cpu_backend *b);
+void cpu_measure_plan(moe_backend *b, const moe_ffn *w);
+int cpu_plan(const moe_backend *b, const moe_plan_row **rows);
 
 #endif

@@ -8,7 +8,9 @@
  *      b2 and takes in the experts in ascending order, a plane at a time, whose
  *      32 KB of w2 stay in L1 while the tile's rows pass.
  *
- * ffn_sparse.c adds the same products in the same order. */
+ * ffn_sparse.c adds the same products in the same order. So a route may be computed
+ * here too: hidden values of experts that a token did not select become 0 between the
+ * steps, and add nothing. */
 #include <string.h>
 
 #include "engine/cpu/cpu.h"
@@ -18,10 +20,12 @@ typedef struct {
     cpu_backend *b;
     const moe_ffn *w;
     int n_tokens, token_parts;
+    const int32_t *bound, *expert; /* of a route, or NULL */
     float *y;
 } job;
 
-enum { PLANE = CPU_PLANE_EXPERTS * MOE_EXPERT_SIZE }; /* columns */
+enum { PLANE = CPU_PLANE_EXPERTS * MOE_EXPERT_SIZE, /* columns */
+       MASK_TOKENS = 16 };                          /* of a task */
 
 /* w2 of a plane's experts; returns how many there are, 0 past the last plane. */
 static int list_w2(const moe_ffn *w, int plane, int panel, const float **w2)
@@ -59,8 +63,27 @@ static void out_task(void *ctx, int task, int thread)
     ffn_tile_finish(w, panel, n_rows, tile, j->y + (size_t)first * (size_t)w->d);
 }
 
+/* Clears what the tokens of a task did not select. */
+static void mask_task(void *ctx, int task, int thread)
+{
+    (void)thread;
+    const job *j = ctx;
+    int end = (task + 1) * MASK_TOKENS < j->n_tokens ? (task + 1) * MASK_TOKENS : j->n_tokens;
+    for (int t = task * MASK_TOKENS; t < end; t++) {
+        int next = j->bound[t];
+        for (int e = 0; e < j->w->n_experts; e++) {
+            size_t plane = (size_t)(e / CPU_PLANE_EXPERTS) * (size_t)j->n_tokens + (size_t)t;
+            if (next < j->bound[t + 1] && j->expert[next] == e)
+                next++;
+            else
+                memset(j->b->hidden + plane * PLANE + e % CPU_PLANE_EXPERTS * MOE_EXPERT_SIZE, 0,
+                       MOE_EXPERT_SIZE * sizeof(float));
+        }
+    }
+}
+
 void cpu_ffn_dense(cpu_backend *b, const moe_ffn *w, const float *x, int n_tokens,
-                   float *y)
+                   const int32_t *bound, const int32_t *expert, float *y)
 {
     cpu_product_run(b, &(cpu_product){
         .x = x, .ldx = (size_t)w->d, .n_rows = n_tokens, .k = w->d,
@@ -68,7 +91,9 @@ void cpu_ffn_dense(cpu_backend *b, const moe_ffn *w, const float *x, int n_token
         .y = b->hidden, .ldy = PLANE,
         .plane_panels = CPU_PLANE_EXPERTS, .plane_stride = (size_t)n_tokens * PLANE,
     });
-    job j = {.b = b, .w = w, .n_tokens = n_tokens, .y = y};
+    job j = {.b = b, .w = w, .n_tokens = n_tokens, .bound = bound, .expert = expert, .y = y};
+    if (bound)
+        pool_run(b->pool, mask_task, &j, cpu_ceil(n_tokens, MASK_TOKENS));
     int n_panels = cpu_ceil(w->d, MOE_W2_PANEL);
     j.token_parts = ffn_token_parts(b, n_tokens, n_panels, CPU_DENSE_TOKENS);
     pool_run(b->pool, out_task, &j, n_panels * j.token_parts);
@@ -89,6 +114,14 @@ static int count_block(const cpu_backend *b, const moe_ffn *w, const moe_route *
     return end - t;
 }
 
+/* Of the next tokens, as many as a dense block takes. */
+static bool block_prefers_dense(const cpu_backend *b, const moe_ffn *w, const moe_route *route,
+                                int t, int n_tokens)
+{
+    int n = n_tokens - t < CPU_FFN_TOKENS ? n_tokens - t : CPU_FFN_TOKENS;
+    return cpu_ffn_prefers_dense(b, w, n, (size_t)(route->bound[t + n] - route->bound[t]));
+}
+
 void cpu_ffn(moe_backend *base, const moe_ffn *w, const float *x, int n_tokens,
              const moe_route *route, float *y)
 {
@@ -103,6 +136,9 @@ void cpu_ffn(moe_backend *base, const moe_ffn *w, const float *x, int n_tokens,
         } else if (w->dtype != MOE_F32) {
             n = count_block(b, w, route, t, n_tokens);
             cpu_ffn_low(b, w, block_x, n, route->bound + t, route->expert, block_y);
+        } else if (route && block_prefers_dense(b, w, route, t, n_tokens)) {
+            n = n_tokens - t < CPU_FFN_TOKENS ? n_tokens - t : CPU_FFN_TOKENS;
+            cpu_ffn_dense(b, w, block_x, n, route->bound + t, route->expert, block_y);
         } else if (route) {
             n = count_block(b, w, route, t, n_tokens);
             cpu_ffn_sparse(b, w, block_x, n, route->bound + t, route->expert, block_y);
@@ -111,7 +147,7 @@ void cpu_ffn(moe_backend *base, const moe_ffn *w, const float *x, int n_tokens,
             if (w->up) /* two products a neuron: not a plain one any more */
                 cpu_ffn_sparse(b, w, block_x, n, NULL, NULL, block_y);
             else
-                cpu_ffn_dense(b, w, block_x, n, block_y);
+                cpu_ffn_dense(b, w, block_x, n, NULL, NULL, block_y);
         }
     }
 }

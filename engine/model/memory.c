@@ -2,8 +2,21 @@
 #include "engine/model/memory.h"
 
 #include <stdlib.h>
+#include <sys/mman.h>
 
-enum { ALIGN = 64, BLOCK_BYTES = 8 << 20 };
+enum { ALIGN = 64, HUGE_PAGE = 2 << 20, BLOCK_BYTES = 8 << 20 };
+
+void *memory_alloc(size_t bytes)
+{
+    size_t align = bytes >= HUGE_PAGE ? HUGE_PAGE : ALIGN;
+    if (bytes > SIZE_MAX - align)
+        return NULL;
+    bytes = (bytes + align - 1) / align * align;
+    void *p = aligned_alloc(align, bytes ? bytes : align);
+    if (p && align == HUGE_PAGE)
+        madvise(p, bytes, MADV_HUGEPAGE);
+    return p;
+}
 
 struct memory_block {
     struct memory_block *next;
@@ -14,7 +27,7 @@ struct memory_block {
 static struct memory_block *new_block(moe_model_memory *m, size_t size)
 {
     struct memory_block *b = malloc(sizeof *b);
-    char *data = aligned_alloc(ALIGN, size);
+    char *data = memory_alloc(size);
     if (!b || !data) {
         free(b);
         free(data);

@@ -15,6 +15,11 @@ typedef struct moe_model_memory {
     struct memory_block *blocks; /* the newest first */
 } moe_model_memory;
 
+/* Memory for weights, 64-byte aligned, or on huge pages where it is large: the kernels
+ * stream it, and a small page's address would have to be looked up every 4 KB. free() it;
+ * NULL: no memory. Any thread. */
+void *memory_alloc(size_t bytes);
+
 /* Room for `bytes`, 64-byte aligned, freed with the model. NULL: no memory. */
 void *memory_take(moe_model_memory *m, size_t bytes);
 /* n floats; NULL also if the size overflows. */

@@ -1,5 +1,6 @@
 /* The feed-forward network, dense and sparse, on every ISA: against sums in
  * double precision, and bit for bit against itself in other batches. */
+#include "engine/cpu/cpu.h"
 #include "tests/kernels/harness.h"
 
 static moe_backend_shape shape_of(int d, int n_experts, int max_tokens)
@@ -133,6 +134,59 @@ static void all_experts_selected_gives_the_dense_bits(void **state)
             guarded_release();
             machine_close(&m);
         }
+}
+
+/* Whichever of the two paths the plan takes for a route: nobody can tell. */
+static void a_route_has_the_same_bits_sparse_and_dense(void **state)
+{
+    (void)state;
+    static const int n_tokens[] = {1, 2, 5, 40, 333}, low[] = {0, 1, 9, 10};
+    enum { D = 80, D_FF = 300, E = 10 };
+    for (int isa = 0; isa < N_ISAS; isa++)
+        for (int i = 0; i < 4 * 5; i++) {
+            machine m;
+            int n = n_tokens[i / 4], k = low[i % 4];
+            moe_backend_shape shape = shape_of(D, E, n);
+            if (!machine_open(&m, all_isas[isa], 1 + i % 3, &shape))
+                continue;
+            rng r = rng_seed(47 + (uint64_t)i);
+            plain_ffn p = random_ffn(&r, D, D_FF);
+            moe_ffn w = pack_plain_ffn(&p, D, D_FF, i % 2 ? MOE_ACT_RELU : MOE_ACT_GELU_ERF);
+            float *x = random_floats(&r, (size_t)(n * D), 1);
+            float *dense = random_floats(&r, (size_t)(n * D), NAN);
+            float *sparse = random_floats(&r, (size_t)(n * D), NAN);
+            moe_route route = random_route(&r, n, E, k, k < 9 ? E : k);
+            cpu_ffn_sparse((cpu_backend *)m.b, &w, x, n, route.bound, route.expert, sparse);
+            cpu_ffn_dense((cpu_backend *)m.b, &w, x, n, route.bound, route.expert, dense);
+            assert_same_bits(dense, sparse, (size_t)(n * D), m.b->isa);
+            guarded_release();
+            machine_close(&m);
+        }
+}
+
+/* Measured or built in, a plan says from which share on dense is faster. */
+static void a_plan_is_measured(void **state)
+{
+    (void)state;
+    enum { D = 64, D_FF = 640, E = 20 };
+    machine m;
+    moe_backend_shape shape = shape_of(D, E, 64);
+    assert_true(machine_open(&m, "", 2, &shape));
+    rng r = rng_seed(3);
+    plain_ffn p = random_ffn(&r, D, D_FF);
+    moe_ffn w = pack_plain_ffn(&p, D, D_FF, MOE_ACT_RELU);
+    for (int measured = 0; measured < 2; measured++) {
+        const moe_plan_row *rows;
+        int n = m.b->ops->plan(m.b, &rows);
+        assert_true(n > 0 && rows[0].n_tokens == 1);
+        for (int i = 0; i < n; i++) {
+            assert_true(rows[i].dense_above >= 0.25 && rows[i].dense_above <= 1);
+            assert_true(i == 0 || rows[i].n_tokens > rows[i - 1].n_tokens);
+        }
+        m.b->ops->measure_plan(m.b, &w);
+    }
+    guarded_release();
+    machine_close(&m);
 }
 
 /* The part of a route with the tokens [first, first + n). */
@@ -272,6 +326,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(dense_and_sparse_match_double_precision),
         cmocka_unit_test(all_experts_selected_gives_the_dense_bits),
+        cmocka_unit_test(a_route_has_the_same_bits_sparse_and_dense),
+        cmocka_unit_test(a_plan_is_measured),
         cmocka_unit_test(a_token_has_the_same_bits_in_any_batch_on_any_threads),
         cmocka_unit_test(unselected_experts_do_not_matter),
         cmocka_unit_test(tokens_without_experts_have_the_bias_alone),
