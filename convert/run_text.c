@@ -10,6 +10,7 @@
 #include "convert/cli.h"
 #include "convert/json.h"
 #include "convert/table.h"
+#include "convert/text_rows.h"
 #include "engine/model/model.h"
 
 enum { FLOAT_DIGITS = 9, BATCH_TOKENS = 4096, BATCH_ROWS = 512, BAR_WIDTH = 20 };
@@ -37,23 +38,6 @@ static moe_status fail_row(const char *path, const dataset_row *row, const moe_e
     return moe_fail(err, why->code, "%s:%d: %s", path, row->line, why->message);
 }
 
-static moe_status find_task(const run_text *r, const char *name, const moe_text_task **out,
-                            moe_error *err)
-{
-    int n;
-    char list[256] = "";
-    const moe_text_task *known = moe_text_tasks_known(&n);
-    *out = moe_text_task_find(r->s->in_use, name);
-    if (*out)
-        return MOE_OK;
-    for (int i = 0; i < n; i++) {
-        size_t at = strlen(list);
-        snprintf(list + at, sizeof list - at, "%s%s", i ? ", " : "", known[i].name);
-    }
-    return moe_fail(err, MOE_E_ARGUMENT, "task '%.60s': the model states none of that name, and "
-                    "known are %s", name, list);
-}
-
 /* The label set of a task, made once; *out NULL: the task has no labels. */
 static moe_status labels_of(run_text *r, const moe_text_task *t, moe_labels **out,
                             moe_error *err)
@@ -74,25 +58,6 @@ static moe_status labels_of(run_text *r, const moe_text_task *t, moe_labels **ou
     moe_status status = moe_labels_create(r->s->in_use, t->labels, t->n_labels, out, err);
     if (status == MOE_OK)
         r->labels[r->n_labels++] = (struct run_text_labels){t, *out};
-    return status;
-}
-
-/* The row as the model reads it. */
-static moe_status tokenize(run_text *r, const dataset_row *row, const moe_text_task *t,
-                           moe_tokens *out, moe_error *err)
-{
-    moe_text in = {.text = row->text, .text_bytes = row->text_bytes, .pair = row->pair,
-                   .pair_bytes = row->pair_bytes};
-    char *filled = NULL;
-    moe_status status = MOE_OK;
-    if (t && !row->raw) {
-        size_t n;
-        status = moe_text_task_apply(t, &in, &filled, &n, err);
-        in = (moe_text){.text = filled, .text_bytes = n};
-    }
-    if (status == MOE_OK)
-        status = moe_tokenize(r->s->in_use, &in, out, err);
-    free(filled);
     return status;
 }
 
@@ -126,7 +91,6 @@ static moe_status add_tokens(run_text *r, const moe_tokens *t, moe_labels *label
 
 static moe_status add_row(run_text *r, const dataset_row *row, moe_error *err)
 {
-    const char *name = row->task ? row->task : r->o.task;
     struct run_text_row out = {.max_new_tokens = row->max_new_tokens ? row->max_new_tokens
                                                                      : r->o.max_new_tokens};
     moe_labels *labels = NULL;
@@ -134,11 +98,11 @@ static moe_status add_row(run_text *r, const dataset_row *row, moe_error *err)
     if (out.max_new_tokens < 1 || out.max_new_tokens > r->s->info->max_tokens)
         return moe_fail(err, MOE_E_ARGUMENT, "max_new_tokens is %d, expected 1 to %d",
                         out.max_new_tokens, r->s->info->max_tokens);
-    moe_status status = name ? find_task(r, name, &out.task, err) : MOE_OK;
+    moe_status status = text_row_task(r->s->in_use, row, r->o.task, &out.task, err);
     if (status == MOE_OK)
         status = labels_of(r, out.task, &labels, err);
     if (status == MOE_OK)
-        status = tokenize(r, row, out.task, &tokens, err);
+        status = text_row_tokenize(r->s->in_use, row, out.task, &tokens, err);
     if (status == MOE_OK && !make_room(r))
         status = moe_fail(err, MOE_E_MEMORY, "out of memory for rows");
     if (status == MOE_OK)

@@ -46,6 +46,11 @@ static bool make_windows(request_state *r, moe_windows *windows, problem *p)
         moe_error err = {0};
         moe_question q = question_of(r, i);
         moe_status status = moe_windows_make(r->model->model, &q, &windows[i], &err);
+        if (status == MOE_E_ARGUMENT) { /* each fine alone, not together or with the text */
+            char place[40];
+            input_place(r, i, place);
+            return problem_set(p, 409, "conflict", "%s%s", place, err.message);
+        }
         if (status != MOE_OK)
             return input_problem(r, i, status, &err, p);
         r->first_window[i + 1] = r->first_window[i] + windows[i].n;

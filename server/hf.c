@@ -19,7 +19,7 @@ bool hf_accepts(const request_state *r, problem *p)
     const char *name = answers ? "question-answering" : "text-classification";
     if (!r->task || is_task(r, name) || (!answers && is_task(r, "sentiment-analysis")))
         return true;
-    return problem_set(p, 422, "wrong_task", "model '%.64s' does %s, not %.*s", r->model->name,
+    return problem_set(p, 404, "wrong_task", "model '%.64s' does %s, not %.*s", r->model->name,
                        name, r->task_bytes > 40 ? 40 : (int)r->task_bytes, r->task);
 }
 

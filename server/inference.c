@@ -89,7 +89,7 @@ static bool check_policy(const request_state *r, problem *p)
     const char *lacks = moe_policy_lacks(r->model->info, r->body.policy);
     if (!lacks)
         return true;
-    return problem_set(p, 422, "invalid_value", "policy: model '%.64s' has no %s, expected "
+    return problem_set(p, 409, "conflict", "policy: model '%.64s' has no %s, expected "
                        "'topk'", r->model->name, lacks);
 }
 
@@ -109,7 +109,7 @@ static bool choose_model(server *s, const http_exchange *x, request_state *r, pr
     r->model = m;
     if (answers(m) == questions)
         return !protocol_of(r)->accepts || protocol_of(r)->accepts(r, p);
-    return problem_set(p, 422, "wrong_task", answers(m) ? "model '%.64s' answers questions: POST "
+    return problem_set(p, 404, "wrong_task", answers(m) ? "model '%.64s' answers questions: POST "
                        "/v1/answer" : "model '%.64s' does not answer questions: POST "
                        "/v1/classify", m->name);
 }
@@ -181,6 +181,8 @@ static bool admit(server *s, http_exchange *x, request_state *r, problem *p)
 {
     if (http_draining(s->http))
         return problem_set(p, 503, "draining", "the server is stopping");
+    if (r->model_in_path && !choose_model(s, x, r, p))
+        return false;
     if (!parse_body(s, x, r, p) || !choose_model(s, x, r, p) || !choose_ratio(s, x, r, p) ||
         !check_policy(r, p))
         return false;

@@ -66,6 +66,13 @@ static const char *name_of(const jnode *object, const char *key)
     return m && request_is_name(m) ? jnode_string(m) : NULL;
 }
 
+/* The same, whatever it holds. */
+static const char *string_of(const jnode *object, const char *key)
+{
+    const jnode *m = member(object, key);
+    return m && jnode_type(m) == JNODE_STRING ? jnode_string(m) : NULL;
+}
+
 /* A dimension, a size: a whole number from 0. -1: it is none. */
 static long long whole(const jnode *v)
 {
@@ -105,7 +112,7 @@ static bool take_bytes(reader *in, const jnode *size, tensor *t, problem *p)
 
 static bool read_tensor(reader *in, const jnode *v, tensor *t, problem *p)
 {
-    *t = (tensor){.name = name_of(v, "name"), .type = name_of(v, "datatype")};
+    *t = (tensor){.name = string_of(v, "name"), .type = name_of(v, "datatype")};
     if (!t->name || !t->type)
         return fail(p, "inputs", "expected objects with name, shape, datatype and data");
     const jnode *size = member(member(v, "parameters"), "binary_data_size");
@@ -348,6 +355,8 @@ static bool read_all(reader *in, problem *p)
     if (jnode_type(tree) != JNODE_OBJECT)
         return fail(p, "the body", "expected an object");
     in->o->id = name_of(tree, "id");
+    if (member(tree, "id") && !in->o->id)
+        return fail(p, "id", "expected a string");
     return read_parameters(in, member(tree, "parameters"), p) &&
            read_outputs(in, member(tree, "outputs"), p) &&
            read_inputs(in, member(tree, "inputs"), p);

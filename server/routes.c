@@ -46,6 +46,8 @@ static const struct {
     [ROUTE_HEALTH] = {GET, handle_health},
     [ROUTE_LIVE] = {GET, handle_live},
     [ROUTE_READY] = {GET, handle_health},
+    [ROUTE_OPENAPI] = {GET, handle_openapi},
+    [ROUTE_DOCS] = {GET, handle_docs},
     [ROUTE_INDEX] = {GET, handle_index},
 };
 

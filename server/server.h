@@ -117,6 +117,8 @@ void handle_models(server *s, http_exchange *x, request_state *r);
 void handle_model(server *s, http_exchange *x, request_state *r);
 void handle_routing(server *s, http_exchange *x, request_state *r);
 void handle_latency(server *s, http_exchange *x, request_state *r);
+void handle_openapi(server *s, http_exchange *x, request_state *r);
+void handle_docs(server *s, http_exchange *x, request_state *r);
 void handle_metrics(server *s, http_exchange *x, request_state *r);
 
 /* How evenly a layer's tokens fell on its experts; zeros without any. */

@@ -83,13 +83,15 @@ const char *route_name(route_id route)
         [ROUTE_HEALTH] = "/health",
         [ROUTE_LIVE] = "/v2/health/live",
         [ROUTE_READY] = "/v2/health/ready",
+        [ROUTE_OPENAPI] = "/openapi.json",
+        [ROUTE_DOCS] = "/docs",
         [ROUTE_INDEX] = "/",
         [ROUTE_OTHER] = "other",
     };
     return names[route];
 }
 
-const int stats_codes[N_CODES] = {200, 400, 404, 405, 413, 422, 429, 499, 500, 503, 0};
+const int stats_codes[N_CODES] = {200, 400, 404, 405, 409, 413, 422, 429, 499, 500, 503, 0};
 
 void server_stats_count(server_stats *s, route_id route, int code, int64_t ns)
 {

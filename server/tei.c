@@ -42,7 +42,7 @@ void predict_write(buffer *b, request_state *r, int64_t total_ns)
 bool rerank_accepts(const request_state *r, problem *p)
 {
     return r->model->info->n_labels <= 2 ||
-           problem_set(p, 422, "wrong_task", "model '%.64s' has %d labels, expected one, or two "
+           problem_set(p, 404, "wrong_task", "model '%.64s' has %d labels, expected one, or two "
                        "of which the second says that a text is relevant", r->model->name,
                        r->model->info->n_labels);
 }
