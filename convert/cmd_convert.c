@@ -21,7 +21,7 @@ enum { MAX_CALIBRATION_TOKENS = 1 << 24, FEW_TOKENS = 4096, MAX_KINDS = 16 };
 static const uint64_t max_seed = 1ULL << 53; /* exact in JSON */
 
 typedef struct {
-    const char *out, *calibrate, *preset, *layers, *dtype;
+    const char *out, *calibrate, *preset, *layers, *dtype, *task;
     const char *split, *router, *target, *states, *budget; /* as given, or NULL */
     int expert_size, threads, max_tokens;
     uint64_t seed;
@@ -56,6 +56,8 @@ static int parse(int argc, char **argv, arguments *a)
         {"--layers", OPT_STRING, &a->layers, 0, 0, "LIST",
          "layers to convert, as in 0-3,5 (default all)"},
         {"--dtype", OPT_STRING, &a->dtype, 0, 0, "TYPE", "of the weights: f32, bf16 or int8 (default f32)"},
+        {"--task", OPT_STRING, &a->task, 0, 0, "NAME",
+         "of a text-to-text model's rows that name none: sst2, mrpc, qnli, squad, ..."},
         {"--seed", OPT_UINT64, &a->seed, 0, 0, "N",
          "the same seed gives the same model (default 1)"},
         {"--threads", OPT_INT, &a->threads, 0, 1024, "N",
@@ -328,9 +330,10 @@ int cmd_convert(int argc, char **argv)
     o.n_threads = a.threads;
     if (moe_model_open(a.source, &m, &err) != MOE_OK)
         return cli_failed(&err);
-    if (cli_refuse_text(&m->info, "convert", &err) != MOE_OK) {
-        moe_model_close(m);
-        return cli_failed(&err);
+    if (m->info.task == MOE_TASK_TEXT) { /* what there is for these so far */
+        o.budget = BUDGET_UNIFORM;
+        o.sensitivity = o.refit = false;
+        o.task = a.task;
     }
     if (m->info.moefied) {
         moe_fail(&err, MOE_E_ARGUMENT, "%s: is MoEfied already; moefy export writes a "

@@ -5,6 +5,7 @@
 
 #include "convert/cli.h"
 #include "convert/evaluate.h"
+#include "convert/evaluate_text.h"
 #include "convert/json.h"
 #include "convert/metrics.h"
 #include "convert/table.h"
@@ -21,7 +22,7 @@ enum { MAX_RATIOS = 64, DIGITS = 6 };
 static const char *const selections[] = {"router", "oracle", "random", "frequency", NULL};
 
 typedef struct {
-    const char *model, *data, *ratio_text, *selection_text, *policy_text, *backend_text;
+    const char *model, *data, *ratio_text, *selection_text, *policy_text, *task, *backend_text;
     double ratios[MAX_RATIOS];
     int n_positional, n_ratios, limit, threads, selection;
     moe_policy policy;
@@ -159,6 +160,24 @@ static moe_status check_model(const arguments *a, const moe_model_info *info, mo
     return MOE_OK;
 }
 
+static moe_status run_text_rows(const arguments *a, session *s, const dataset *d,
+                                moe_error *err)
+{
+    evaluation results[MAX_RATIOS];
+    progress bar;
+    const moe_selection how = {.selector = (moe_selector)a->selection, .policy = a->policy};
+    const double start = cli_seconds();
+    progress_begin(&bar, "eval", (int64_t)d->n_rows * (a->n_ratios + 1));
+    moe_status status = evaluate_text(s, d, a->task, how, a->ratios, a->n_ratios, &bar, results,
+                                      err);
+    progress_end(&bar);
+    if (status == MOE_OK && a->json)
+        return print_json(a, s, results, err);
+    if (status == MOE_OK)
+        print_table(a, s, results, cli_seconds() - start);
+    return status;
+}
+
 static moe_status run(const arguments *a, session *s, moe_error *err)
 {
     dataset d;
@@ -168,6 +187,11 @@ static moe_status run(const arguments *a, session *s, moe_error *err)
     moe_status status = dataset_read(a->data, a->limit, &d, err);
     if (status != MOE_OK)
         return status;
+    if (s->info->task == MOE_TASK_TEXT) {
+        status = run_text_rows(a, s, &d, err);
+        dataset_free(&d);
+        return status;
+    }
     status = examples_create(s->in_use, &d, &x, err);
     if (status != MOE_OK) {
         dataset_free(&d);
@@ -198,6 +222,8 @@ static int parse(int argc, char **argv, arguments *a)
          "router, oracle, random or frequency (default router)"},
         {"--policy", OPT_STRING, &a->policy_text, 0, 0, "NAME",
          "topk, threshold or sequence (default: the model's own)"},
+        {"--task", OPT_STRING, &a->task, 0, 0, "NAME",
+         "of a text-to-text model's rows that name none: sst2, mrpc, qnli, ..."},
         {"--limit", OPT_INT, &a->limit, 1, INT32_MAX, "N", "use the first N rows only"},
         {"--backend", OPT_STRING, &a->backend_text, 0, 0, "NAME",
          "auto, cpu or cuda (default auto)"},
@@ -236,9 +262,10 @@ int cmd_eval(int argc, char **argv)
         return code;
     if (session_open(&s, a.model, a.backend, a.threads, &err) != MOE_OK)
         return cli_failed(&err);
-    moe_status status = cli_refuse_text(s.info, "eval", &err);
-    if (status == MOE_OK)
-        status = check_model(&a, s.info, &err);
+    moe_status status = check_model(&a, s.info, &err);
+    if (status == MOE_OK && a.task && s.info->task != MOE_TASK_TEXT)
+        status = moe_fail(&err, MOE_E_ARGUMENT, "%s: is no text-to-text model, which --task is "
+                          "for", a.model);
     if (status == MOE_OK)
         status = session_check_policy(&s, a.policy, &err);
     if (status == MOE_OK)

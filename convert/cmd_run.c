@@ -12,21 +12,24 @@
 #include "convert/json.h"
 #include "convert/jsonl.h"
 #include "convert/run_answer.h"
+#include "convert/run_text.h"
 #include "convert/session.h"
 #include "convert/table.h"
 
 static const char usage[] =
     "moefy run MODEL [--ratio R] \"TEXT\" [\"SECOND TEXT\"]   or   moefy run MODEL --input FILE\n"
     "Classifies a text with the share R of the FFN neurons, or answers the question TEXT\n"
-    "about SECOND TEXT. FILE is JSONL (text, text_pair?; or question, context; - is\n"
-    "standard input): one JSON object a line, in order.";
+    "about SECOND TEXT; text-to-text models say what they are asked. FILE is JSONL (text,\n"
+    "text_pair?, task?, raw?, max_new_tokens?; or question, context; - is standard input):\n"
+    "one JSON object a line, in order.";
 
-enum { BATCH_TOKENS = 4096, BATCH_ROWS = 1024, FLOAT_DIGITS = 9, BAR_WIDTH = 20 };
+enum { BATCH_TOKENS = 4096, BATCH_ROWS = 1024, FLOAT_DIGITS = 9, BAR_WIDTH = 20,
+       NEW_TOKENS = 32 };
 
 typedef struct {
-    const char *input, *ratio_text, *policy_text, *positional[3];
+    const char *input, *ratio_text, *policy_text, *task, *positional[3];
     moe_selection selection;
-    int n_positional, threads;
+    int n_positional, threads, max_new_tokens;
     bool json;
 } arguments;
 
@@ -158,7 +161,7 @@ static moe_status add_row(batch *b, const session *s, const dataset_row *row,
     return status;
 }
 
-static moe_status run_text(const arguments *a, session *s, batch *b, ranking *r,
+static moe_status run_one(const arguments *a, session *s, batch *b, ranking *r,
                            moe_error *err)
 {
     const char *text = a->positional[1], *pair = a->n_positional > 2 ? a->positional[2] : NULL;
@@ -237,17 +240,65 @@ static moe_status run_stream(const arguments *a, session *s, batch *b, ranking *
     return status == MOE_OK ? read : status;
 }
 
+/* ---- text-to-text models ------------------------------------------------------ */
+
+static moe_status run_text_lines(const arguments *a, run_text *r, moe_error *err)
+{
+    line_reader lines;
+    dataset_row row;
+    moe_status status = lines_open(&lines, a->input, err), read = MOE_OK;
+    if (status != MOE_OK)
+        return status;
+    moe_error later; /* a broken row is told after the answers before it */
+    bool more = true;
+    while (status == MOE_OK && more) {
+        read = jsonl_next(&lines, &row, &later);
+        if (read == MOE_OK && row.text)
+            read = run_text_add(r, lines.path, &row, &later);
+        more = read == MOE_OK && row.text;
+        jsonl_row_free(&row);
+        if (!more || run_text_full(r) || !lines_ready(&lines))
+            status = run_text_flush(r, err);
+    }
+    lines_close(&lines);
+    if (status == MOE_OK && read != MOE_OK && err)
+        *err = later;
+    return status == MOE_OK ? read : status;
+}
+
+static moe_status run_texts(const arguments *a, session *s, moe_error *err)
+{
+    run_text r = {.s = s, .o = {a->selection, a->task, a->max_new_tokens, a->json || a->input}};
+    const char *text = a->positional[1], *pair = a->n_positional > 2 ? a->positional[2] : NULL;
+    moe_status status;
+    if (a->input) {
+        status = run_text_lines(a, &r, err);
+    } else {
+        const dataset_row row = {.text = text, .text_bytes = strlen(text), .pair = pair,
+                                 .pair_bytes = pair ? strlen(pair) : 0};
+        status = run_text_add(&r, NULL, &row, err);
+        if (status == MOE_OK)
+            status = run_text_flush(&r, err);
+    }
+    run_text_free(&r);
+    return status;
+}
+
 /* ---- the command ------------------------------------------------------------ */
 
 static int parse(int argc, char **argv, arguments *a)
 {
-    *a = (arguments){.ratio_text = "1"};
+    *a = (arguments){.ratio_text = "1", .max_new_tokens = NEW_TOKENS};
     const cli_option options[] = {
         {"--ratio", OPT_STRING, &a->ratio_text, 0, 0, "R",
          "share of the FFN neurons, over 0 and at most 1 (default 1: dense)"},
         {"--policy", OPT_STRING, &a->policy_text, 0, 0, "NAME",
          "topk, threshold or sequence (default: the model's own)"},
         {"--input", OPT_STRING, &a->input, 0, 0, "FILE", "JSONL rows instead of a text"},
+        {"--task", OPT_STRING, &a->task, 0, 0, "NAME",
+         "of a text-to-text model: sst2, mrpc, qnli, squad, ... puts the text into its template"},
+        {"--max-new-tokens", OPT_INT, &a->max_new_tokens, 1, 65536, "N",
+         "of a text-to-text model's answer (default 32)"},
         {"--threads", OPT_INT, &a->threads, 0, 1024, "N",
          "compute threads (default: all that this process may use)"},
         {"--json", OPT_FLAG, &a->json, 0, 0, NULL, "print one JSON object"},
@@ -279,13 +330,17 @@ int cmd_run(int argc, char **argv)
         return cli_failed(&err);
     if (!s.info->moefied && a.selection.ratio < 1)
         fprintf(stderr, "moefy: note: %s is not MoEfied and runs dense\n", s.info->dir);
-    moe_status status = cli_refuse_text(s.info, "run", &err);
-    if (status == MOE_OK)
-        status = session_check_policy(&s, a.selection.policy, &err);
-    if (status == MOE_OK)
+    bool texts = s.info->task == MOE_TASK_TEXT;
+    moe_status status = session_check_policy(&s, a.selection.policy, &err);
+    if (status == MOE_OK && (a.task || a.max_new_tokens != NEW_TOKENS) && !texts)
+        status = moe_fail(&err, MOE_E_ARGUMENT, "%s: is no text-to-text model, which --task and "
+                          "--max-new-tokens are for", s.info->dir);
+    if (status == MOE_OK && texts)
+        status = run_texts(&a, &s, &err);
+    else if (status == MOE_OK)
         status = ranking_create(&r, s.info->n_labels, &err);
-    if (status == MOE_OK) {
-        status = (a.input ? run_stream : run_text)(&a, &s, &b, &r, &err);
+    if (status == MOE_OK && !texts) {
+        status = (a.input ? run_stream : run_one)(&a, &s, &b, &r, &err);
         ranking_free(&r);
     }
     batch_free(&b);

@@ -20,6 +20,7 @@
 #include "convert/blas.h"
 #include "convert/budget.h"
 #include "convert/convert.h"
+#include "convert/convert_text.h"
 #include "convert/interrupt.h"
 #include "convert/layer_stage.h"
 #include "convert/quantize.h"
@@ -349,7 +350,8 @@ moe_status convert_model(const moe_model *m, const dataset *data,
     blas_begin();
     moe_status status = converted_create(m, o->wanted, out, err);
     if (status == MOE_OK)
-        status = run(&v, err);
+        status = m->info.task == MOE_TASK_TEXT ? convert_text_model(m, data, o, bar, out, err)
+                                               : run(&v, err);
     conversion_free(&v);
     if (status != MOE_OK)
         converted_free(out);

@@ -22,6 +22,7 @@ typedef struct {
     uint64_t seed;
     int max_tokens;
     moe_dtype dtype;        /* of the layers' linear weights */
+    const char *task;       /* of text-to-text rows that name none, NULL: none */
     int n_threads;          /* 0: as many as moe_pool_create takes */
     const char *spool_dir;  /* where captured rows may lie */
     resume *resume;         /* finished layers are kept there and found again */

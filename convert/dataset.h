@@ -17,6 +17,9 @@ typedef struct {
     const char *const *answers; /* [n_answers] right ones of a question; none of them: it
                                    has no answer */
     int n_answers;
+    const char *task;         /* of a text-to-text row, NULL: none */
+    bool raw;                 /* its text holds the task's template already */
+    int max_new_tokens;       /* 0: not said */
     int line;                 /* in the file, from 1; of SQuAD the question's number */
 } dataset_row;
 

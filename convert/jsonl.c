@@ -1,5 +1,5 @@
 /* jsonl.c: one line of JSONL to a row of text. All strings of a row lie in one
- * block that starts with the text: text NUL pair NUL label NUL. */
+ * block that starts with the text: text NUL pair NUL label NUL task NUL. */
 #include "convert/jsonl.h"
 
 #include <stdio.h>
@@ -58,7 +58,7 @@ static moe_status take_row(const json *object, const char *path, int line,
                            dataset_row *out, moe_error *err)
 {
     char number[40];
-    piece text, pair = {0}, label = {0};
+    piece text, pair = {0}, label = {0}, task = {0};
     text.bytes = json_get_string_n(object, "text", &text.n);
     if (absent(object, "text") && !absent(object, "question")) {
         text.bytes = json_get_string_n(object, "question", &text.n);
@@ -81,13 +81,24 @@ static moe_status take_row(const json *object, const char *path, int line,
                         "%s:%d: key 'label' is of another type, expected a string or a number",
                         path, line);
 
-    char *block = malloc(text.n + pair.n + label.n + 3);
+    double most = 0;
+    if (!absent(object, "task") && !(task.bytes = json_get_string_n(object, "task", &task.n)))
+        return moe_fail(err, MOE_E_FORMAT,
+                        "%s:%d: key 'task' is of another type, expected a string", path, line);
+    if (!absent(object, "max_new_tokens") &&
+        (!json_get_number(object, "max_new_tokens", &most) || !(most >= 1 && most <= 1 << 20)))
+        return moe_fail(err, MOE_E_FORMAT, "%s:%d: key 'max_new_tokens' is not a number from 1 on",
+                        path, line);
+
+    char *block = malloc(text.n + pair.n + label.n + task.n + 4);
     if (!block)
         return moe_fail(err, MOE_E_MEMORY, "%s:%d: out of memory", path, line);
-    *out = (dataset_row){.line = line};
+    *out = (dataset_row){.line = line, .raw = json_is_true(json_get(object, "raw")),
+                         .max_new_tokens = (int)most};
     char *to = append(block, text, &out->text, &out->text_bytes);
     to = append(to, pair, &out->pair, &out->pair_bytes);
-    append(to, label, &out->label, NULL);
+    to = append(to, label, &out->label, NULL);
+    append(to, task, &out->task, NULL);
     return MOE_OK;
 }
 

@@ -60,7 +60,7 @@ __attribute__((target("avx2,fma"))) static float rounds_avx2(void)
     return all;
 }
 
-#define BEGIN(i) __m512 a##i = _mm512_setzero_ps();
+#define BEGIN(i) __m512 a##i = _mm512_set1_ps((float)(i)); /* alike, they would be one */
 #define SUM(i) sum = _mm512_add_ps(sum, a##i);
 __attribute__((target("avx512f,avx512bf16"))) static float rounds_avx512_bf16(void)
 {
@@ -78,7 +78,7 @@ __attribute__((target("avx512f,avx512bf16"))) static float rounds_avx512_bf16(vo
 #undef BEGIN
 #undef SUM
 
-#define BEGIN(i) __m512i a##i = _mm512_setzero_si512();
+#define BEGIN(i) __m512i a##i = _mm512_set1_epi32(i);
 #define STEP(i) a##i = _mm512_dpbusd_epi32(a##i, x, x);
 #define SUM(i) sum = _mm512_add_epi32(sum, a##i);
 __attribute__((target("avx512f,avx512vnni"))) static float rounds_avx512_int8(void)
@@ -96,7 +96,7 @@ __attribute__((target("avx512f,avx512vnni"))) static float rounds_avx512_int8(vo
 #undef STEP
 #undef SUM
 
-#define BEGIN(i) __m256i a##i = _mm256_setzero_si256();
+#define BEGIN(i) __m256i a##i = _mm256_set1_epi32(i);
 #define STEP(i) a##i = _mm256_dpbusd_avx_epi32(a##i, x, x);
 #define SUM(i) sum = _mm256_add_epi32(sum, a##i);
 __attribute__((target("avx2,avxvnni"))) static float rounds_avx2_int8(void)

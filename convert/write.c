@@ -200,6 +200,7 @@ moe_status write_conversion_key(const moe_model *m, const convert_options *o,
     const converted nothing = {.n_tokens = 0};
     json_add_string(all, "split", o->split->name);
     json_add_string(all, "router", o->router->name);
+    json_add_string(all, "task", o->task ? o->task : "");
     json *layers = json_add(all, "layers", json_array());
     for (int l = 0; l < m->info.n_layers; l++)
         json_add_bool(layers, NULL, o->wanted[l]);

@@ -90,6 +90,18 @@ typedef struct {
     const float *mean_experts; /* [n_layers] per token, [0, n_experts], or NULL */
 } moe_ratio_row;
 
+/* What a text-to-text model is asked to do. */
+typedef struct {
+    const char *name;     /* "mrpc" */
+    moe_task kind;        /* CLASSIFY: the labels are scored; REGRESS: so are they, and are
+                             numbers; ANSWER: the text answers a question about the second
+                             text; TEXT: any */
+    const char *format;   /* "mrpc sentence1: {text} sentence2: {text_pair}"; {question} is
+                             {text}, {context} is {text_pair} */
+    const char *const *labels;
+    int n_labels;         /* 0 but of CLASSIFY and REGRESS */
+} moe_text_task;
+
 /* What a model is. Owned by the model; lives as long as it. */
 typedef struct {
     const char *dir;          /* as given to moe_model_open */
@@ -111,6 +123,8 @@ typedef struct {
     const moe_ratio_row *ratio_rows; /* ascending; the last is ratio 1 */
     bool has_thresholds, has_mean_experts; /* all ratio rows have them */
     moe_policy policy;         /* the default: never MODEL */
+    int n_tasks;               /* of MOE_TASK_TEXT: those that the directory states */
+    const moe_text_task *tasks;
     size_t weight_bytes;             /* mapped or owned */
     const char *moefication_json;    /* the config's moefication object, "" if none */
 } moe_model_info;
@@ -142,6 +156,7 @@ typedef struct {
     const char *pair;  size_t pair_bytes; /* pair NULL: a single text */
     int max_tokens;      /* 0: the model's limit; never above it */
     moe_truncation truncation;
+    bool cut_left;       /* what is cut goes from the left end of a text, not the right */
     bool strict_utf8;    /* invalid UTF-8 is MOE_E_ARGUMENT, not U+FFFD */
     bool want_offsets;
 } moe_text;
@@ -314,6 +329,15 @@ void moe_scores(const moe_model *m, const float *logits, float *scores);
 
 /* ---- text to text ----------------------------------------------------- */
 
+/* The task of that name: the model's own or, failing that, one known by name (GLUE and
+ * SQuAD as T5 was trained on them). NULL: none, or not a text-to-text model. */
+const moe_text_task *moe_text_task_find(const moe_model *m, const char *name);
+const moe_text_task *moe_text_tasks_known(int *n); /* all of those, static */
+/* The template with in->text and in->pair put in: *out, of *n bytes and a NUL; free().
+ * MOE_E_ARGUMENT: it needs a pair and there is none. */
+moe_status moe_text_task_apply(const moe_text_task *t, const moe_text *in, char **out,
+                               size_t *n, moe_error *err);
+
 /* The tokens of a set of label words, each with </s>, as a tree of their prefixes.
  * Immutable: any thread. */
 typedef struct moe_labels moe_labels;
@@ -344,6 +368,9 @@ typedef struct {
  * effective_ratio [n_seqs]: out over both halves, or NULL. Errors as of moe_forward. */
 moe_status moe_decode(moe_engine *e, const moe_batch *batch, moe_decoding *each,
                       double *effective_ratio, moe_error *err);
+
+/* Log-probabilities of n labels to scores: their softmax. May be the same array. */
+void moe_label_scores(const float *logprob, int n, float *scores);
 
 /* The text of ids, special ones left out. *out ends in NUL: free(). MOE_E_UNSUPPORTED
  * where the model's tokenizer makes no text of ids. Any thread. */

@@ -46,6 +46,11 @@ static bool make_windows(request_state *r, moe_windows *windows, problem *p)
         moe_error err = {0};
         moe_question q = question_of(r, i);
         moe_status status = moe_windows_make(r->model->model, &q, &windows[i], &err);
+        if (status == MOE_E_ARGUMENT) { /* each fine alone, not together or with the text */
+            char place[40];
+            input_place(r, i, place);
+            return problem_set(p, 409, "conflict", "%s%s", place, err.message);
+        }
         if (status != MOE_OK)
             return input_problem(r, i, status, &err, p);
         r->first_window[i + 1] = r->first_window[i] + windows[i].n;
@@ -116,18 +121,55 @@ static void write_answers(buffer *b, const request_state *r, int i, const desk *
         jw_close(b, ']');
 }
 
-void answer_write(buffer *b, const request_state *r, int64_t total_ns)
+static void desk_free(desk *d)
+{
+    free(d->tokens);
+    free(d->logits);
+    free(d->answers);
+}
+
+/* False: out of memory; desk_free in either case. */
+static bool desk_create(const request_state *r, desk *d)
 {
     size_t most = (size_t)r->job->n_sequences;
     size_t top_k = (size_t)(r->body.top_k ? r->body.top_k : 1);
-    desk d = {malloc(most * sizeof *d.tokens), malloc(most * sizeof *d.logits),
-              malloc(top_k * sizeof *d.answers)};
-    b->failed |= !d.tokens || !d.logits || !d.answers;
-    envelope_open(b, r);
+    *d = (desk){malloc(most * sizeof *d->tokens), malloc(most * sizeof *d->logits),
+                malloc(top_k * sizeof *d->answers)};
+    return d->tokens && d->logits && d->answers;
+}
+
+bool answer_best(const request_state *r, int i, moe_answer *out)
+{
+    desk d;
+    moe_question q = question_of(r, i);
+    int n = desk_create(r, &d) ? find_answers(r, i, &q, &d) : -1;
+    if (n > 0)
+        *out = d.answers[0];
+    desk_free(&d);
+    return n >= 0;
+}
+
+static void write_all(buffer *b, const request_state *r)
+{
+    desk d;
+    b->failed |= !desk_create(r, &d);
     for (int i = 0; !b->failed && i < r->body.n_inputs; i++)
         write_answers(b, r, i, &d);
+    desk_free(&d);
+}
+
+void answer_write(buffer *b, request_state *r, int64_t total_ns)
+{
+    envelope_open(b, r);
+    write_all(b, r);
     envelope_close(b, r, total_ns);
-    free(d.tokens);
-    free(d.logits);
-    free(d.answers);
+}
+
+void answer_write_bare(buffer *b, request_state *r)
+{
+    if (r->body.list)
+        jw_open(b, '[');
+    write_all(b, r);
+    if (r->body.list)
+        jw_close(b, ']');
 }

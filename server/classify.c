@@ -1,7 +1,8 @@
-/* classify.c: POST /v1/classify and POST /predict: texts or pairs to labels, their scores
- * by falling size. */
+/* classify.c: texts or pairs to labels, their scores by falling size: POST /v1/classify, and
+ * what other protocols share with it; vLLM's POST /classify. */
+#include <math.h>
 #include <stdlib.h>
-#include <string.h>
+#include <time.h>
 
 #include "server/json_out.h"
 #include "server/server.h"
@@ -17,16 +18,11 @@ static bool tokenize_one(const request_state *r, int i, moe_tokens *out, problem
         .text = in->text, .text_bytes = in->text_bytes,
         .pair = in->pair, .pair_bytes = in->pair_bytes,
         .truncation = r->body.truncate ? MOE_TRUNCATE_LONGEST_FIRST : MOE_TRUNCATE_NEVER,
+        .cut_left = r->body.truncate_left,
         .strict_utf8 = true,
     };
     moe_error err = {0};
     moe_status status = moe_tokenize(r->model->model, &text, out, &err);
-    char place[40];
-    input_place(r, i, place);
-    /* Refused rather than cut at the wrong end. */
-    if (status == MOE_OK && r->body.truncate_left && out->n_truncated > 0)
-        return problem_set(p, 422, "too_long", "%s%d tokens too many, and only the right end of a "
-                           "text can be cut", place, out->n_truncated);
     return status == MOE_OK || input_problem(r, i, status, &err, p);
 }
 
@@ -46,8 +42,6 @@ bool classify_tokenize(request_state *r, problem *p)
 
 /* ---- logits to labels ---------------------------------------------------- */
 
-typedef struct { int label; float score; } scored;
-
 static int higher_first(const void *pa, const void *pb)
 {
     const scored *a = pa, *b = pb;
@@ -56,15 +50,29 @@ static int higher_first(const void *pa, const void *pb)
     return a->label - b->label;
 }
 
+/* What a request wants of logits [n]; the model's own way unless told. */
+static void apply(const request_state *r, const float *logits, int n, float *scores)
+{
+    request_function f = r->body.raw_scores ? FUNCTION_NONE : r->body.function;
+    double sum = 0, top = logits[0];
+    for (int i = 1; i < n; i++)
+        top = logits[i] > top ? logits[i] : top;
+    for (int i = 0; i < n; i++)
+        sum += exp(logits[i] - top);
+    if (f == FUNCTION_DEFAULT)
+        moe_scores(r->model->model, logits, scores);
+    for (int i = 0; i < n && f != FUNCTION_DEFAULT; i++)
+        scores[i] = f == FUNCTION_NONE      ? logits[i]
+                    : f == FUNCTION_SIGMOID ? (float)(1 / (1 + exp(-(double)logits[i])))
+                                            : (float)(exp(logits[i] - top) / sum);
+}
+
 /* Labels by falling score into out [n_labels]; scores [n_labels] is scratch. */
-static void rank(const request_state *r, int i, float *scores, scored *out)
+void classify_rank(const request_state *r, int i, float *scores, scored *out)
 {
     int n = r->job->sequences[i].n_values;
     const float *logits = r->job->sequences[i].values;
-    if (r->body.raw_scores)
-        memcpy(scores, logits, (size_t)n * sizeof *scores);
-    else
-        moe_scores(r->model->model, logits, scores);
+    apply(r, logits, n, scores);
     for (int l = 0; l < n; l++)
         out[l] = (scored){l, scores[l]};
     qsort(out, (size_t)n, sizeof *out, higher_first);
@@ -95,7 +103,7 @@ static void write_result(buffer *b, const request_state *r, const scored *ranked
 }
 
 /* Scratch for one input's labels; false: b has failed. */
-static bool make_scratch(buffer *b, const request_state *r, float **scores, scored **ranked)
+bool classify_scratch(buffer *b, const request_state *r, float **scores, scored **ranked)
 {
     size_t n = (size_t)r->model->info->n_labels;
     *scores = malloc(n * sizeof **scores);
@@ -104,14 +112,14 @@ static bool make_scratch(buffer *b, const request_state *r, float **scores, scor
     return !b->failed;
 }
 
-void classify_write(buffer *b, const request_state *r, int64_t total_ns)
+void classify_write(buffer *b, request_state *r, int64_t total_ns)
 {
     float *scores;
     scored *ranked;
-    bool room = make_scratch(b, r, &scores, &ranked);
+    bool room = classify_scratch(b, r, &scores, &ranked);
     envelope_open(b, r);
     for (int i = 0; room && i < r->job->n_sequences; i++) {
-        rank(r, i, scores, ranked);
+        classify_rank(r, i, scores, ranked);
         write_result(b, r, ranked);
     }
     envelope_close(b, r, total_ns);
@@ -119,20 +127,42 @@ void classify_write(buffer *b, const request_state *r, int64_t total_ns)
     free(ranked);
 }
 
-void predict_write(buffer *b, const request_state *r, int64_t total_ns)
+/* vLLM's shape; probabilities stand in the order of labels. */
+void vllm_write(buffer *b, request_state *r, int64_t total_ns)
 {
     float *scores;
     scored *ranked;
-    bool room = make_scratch(b, r, &scores, &ranked);
+    bool room = classify_scratch(b, r, &scores, &ranked);
+    int n = r->model->info->n_labels;
     (void)total_ns;
-    if (r->body.list)
-        jw_open(b, '[');
+    jw_open(b, '{');
+    jw_pair_string(b, "id", r->id);
+    jw_pair_string(b, "object", "list");
+    jw_pair_int(b, "created", (int64_t)time(NULL));
+    jw_pair_string(b, "model", r->model->name);
+    jw_key(b, "data");
+    jw_open(b, '[');
     for (int i = 0; room && i < r->job->n_sequences; i++) {
-        rank(r, i, scores, ranked);
-        write_scores(b, r, ranked, r->model->info->n_labels);
-    }
-    if (r->body.list)
+        classify_rank(r, i, scores, ranked);
+        jw_open(b, '{');
+        jw_pair_int(b, "index", i);
+        jw_pair_string(b, "label", r->model->info->labels[ranked[0].label]);
+        jw_key(b, "probs");
+        jw_open(b, '[');
+        for (int l = 0; l < n; l++)
+            jw_number(b, (double)scores[l], SCORE_DIGITS);
         jw_close(b, ']');
+        jw_pair_int(b, "num_classes", n);
+        jw_close(b, '}');
+    }
+    jw_close(b, ']');
+    jw_key(b, "usage");
+    jw_open(b, '{');
+    jw_pair_int(b, "prompt_tokens", r->n_tokens);
+    jw_pair_int(b, "total_tokens", r->n_tokens);
+    jw_pair_int(b, "completion_tokens", 0);
+    jw_close(b, '}');
+    jw_close(b, '}');
     free(scores);
     free(ranked);
 }

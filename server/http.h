@@ -74,7 +74,7 @@ void http_suspend(http_exchange *x); /* within request() only */
 void http_resume(http_exchange *x);  /* any thread, once after http_suspend */
 
 /* Adds a header to the answer to come; value is copied. At most HTTP_HEADERS. */
-enum { HTTP_HEADERS = 6, HTTP_HEADER_BYTES = 160 };
+enum { HTTP_HEADERS = 14, HTTP_HEADER_BYTES = 160 };
 void http_answer_header(http_exchange *x, const char *name, const char *value);
 /* Answers. Takes over the body's bytes; a failed buffer becomes a bare 500. */
 void http_answer(http_exchange *x, int status, const char *content_type, buffer *body);

@@ -7,25 +7,67 @@
  * same connection, resumed by the batcher): values to JSON. */
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 #include "server/clock.h"
 #include "server/json_out.h"
+#include "server/oip.h"
 #include "server/server.h"
 
 static const protocol protocols[N_ROUTES] = {
-    [ROUTE_CLASSIFY] = {request_parse_classify, classify_tokenize, classify_write, false},
-    [ROUTE_PREDICT] = {request_parse_predict, classify_tokenize, predict_write, false},
-    [ROUTE_ANSWER] = {request_parse_answer, answer_tokenize, answer_write, true},
+    [ROUTE_CLASSIFY] = {request_parse_classify, classify_tokenize, classify_write},
+    [ROUTE_ANSWER] = {request_parse_answer, answer_tokenize, answer_write, .questions = true},
+    [ROUTE_PREDICT] = {request_parse_predict, classify_tokenize, predict_write,
+                       .headers = tei_headers},
+    [ROUTE_RERANK] = {request_parse_rerank, classify_tokenize, rerank_write,
+                      .accepts = rerank_accepts, .headers = tei_headers},
+    [ROUTE_HF_MODEL] = {request_parse_hf_texts, classify_tokenize, hf_texts_write,
+                        .accepts = hf_accepts},
+    [ROUTE_HF_PIPELINE] = {request_parse_hf_texts, classify_tokenize, hf_texts_write,
+                           .accepts = hf_accepts},
+    [ROUTE_OIP_INFER] = {NULL, oip_tokenize, oip_write},
+    [ROUTE_OIP_VERSION_INFER] = {NULL, oip_tokenize, oip_write},
+    [ROUTE_VLLM] = {request_parse_vllm, classify_tokenize, vllm_write},
 };
+/* In Hugging Face's API the model in the path says what a body is. */
+static const protocol hf_questions = {
+    request_parse_hf_questions, answer_tokenize, hf_questions_write, .questions = true,
+    .accepts = hf_accepts,
+};
+
+static bool answers(const served_model *m)
+{
+    return m->info->task == MOE_TASK_ANSWER;
+}
+
+static const protocol oip_questions = {NULL, oip_tokenize, oip_write, .questions = true};
+
+static bool is_oip(const request_state *r)
+{
+    return r->route == ROUTE_OIP_INFER || r->route == ROUTE_OIP_VERSION_INFER;
+}
+
+static const protocol *protocol_of(const request_state *r)
+{
+    if (is_oip(r))
+        return answers(r->model) ? &oip_questions : &protocols[r->route];
+    bool hf = r->route == ROUTE_HF_MODEL || r->route == ROUTE_HF_PIPELINE;
+    return hf && answers(r->model) ? &hf_questions : &protocols[r->route];
+}
 
 /* ---- before the queue ------------------------------------------------- */
 
 static bool parse_body(server *s, const http_exchange *x, request_state *r, problem *p)
 {
-    request_limits limits = {s->config->max_inputs, s->config->max_json_depth};
+    request_limits limits = {s->config->max_inputs, s->config->max_json_depth,
+                             .max_numbers = 4 * s->config->queue_tokens};
     size_t n;
     const char *body = http_body(x, &n);
-    return protocols[r->route].parse(body, n, &limits, &r->body, p);
+    const char *header = http_header(x, "Inference-Header-Content-Length");
+    if (is_oip(r))
+        return oip_read(body, n, header ? strtoul(header, NULL, 10) : n, answers(r->model),
+                        &limits, &r->body, p);
+    return protocol_of(r)->parse(body, n, &limits, &r->body, p);
 }
 
 /* Body beats header beats the server's default. */
@@ -47,29 +89,27 @@ static bool check_policy(const request_state *r, problem *p)
     const char *lacks = moe_policy_lacks(r->model->info, r->body.policy);
     if (!lacks)
         return true;
-    return problem_set(p, 422, "invalid_value", "policy: model '%.64s' has no %s, expected "
+    return problem_set(p, 409, "conflict", "policy: model '%.64s' has no %s, expected "
                        "'topk'", r->model->name, lacks);
 }
 
-static bool answers(const served_model *m)
-{
-    return m->info->task == MOE_TASK_ANSWER;
-}
-
 /* The one named, or else the first that does what the route asks for. */
-static bool choose_model(server *s, request_state *r, problem *p)
+static bool choose_model(server *s, const http_exchange *x, request_state *r, problem *p)
 {
-    bool questions = protocols[r->route].questions;
-    served_model *m = models_find(&s->models, r->body.model);
-    for (int i = 0; !r->body.model && i < s->models.n && m && answers(m) != questions; i++)
+    bool questions = protocol_of(r)->questions;
+    const char *named = r->body.model ? r->body.model : http_header(x, "X-Moe-Model");
+    if (r->model_in_path)
+        return !protocol_of(r)->accepts || protocol_of(r)->accepts(r, p);
+    served_model *m = models_find(&s->models, named);
+    for (int i = 0; !named && i < s->models.n && m && answers(m) != questions; i++)
         if (answers(&s->models.list[i]) == questions)
             m = &s->models.list[i];
     if (!m)
-        return problem_set(p, 404, "not_found", "no model '%.64s'", r->body.model);
+        return problem_set(p, 404, "not_found", "no model '%.64s'", named);
     r->model = m;
     if (answers(m) == questions)
-        return true;
-    return problem_set(p, 422, "wrong_task", answers(m) ? "model '%.64s' answers questions: POST "
+        return !protocol_of(r)->accepts || protocol_of(r)->accepts(r, p);
+    return problem_set(p, 404, "wrong_task", answers(m) ? "model '%.64s' answers questions: POST "
                        "/v1/answer" : "model '%.64s' does not answer questions: POST "
                        "/v1/classify", m->name);
 }
@@ -97,7 +137,7 @@ static bool refuse_full(server *s, http_exchange *x, const request_state *r, pro
 static bool tokenize(server *s, http_exchange *x, request_state *r, problem *p)
 {
     int64_t begin = clock_ns(), n_tokens = 0;
-    if (!protocols[r->route].tokenize(r, p))
+    if (!protocol_of(r)->tokenize(r, p))
         return false;
     for (int i = 0; i < r->job->n_sequences; i++)
         n_tokens += r->job->sequences[i].tokens.n;
@@ -108,7 +148,7 @@ static bool tokenize(server *s, http_exchange *x, request_state *r, problem *p)
                            r->job->n_sequences, r->model->line.max_tokens,
                            r->model->line.max_sequences);
     r->n_tokens = (int)n_tokens;
-    if (!job_allot(r->job, r->model->info->n_labels, protocols[r->route].questions))
+    if (!job_allot(r->job, r->model->info->n_labels, protocol_of(r)->questions))
         return problem_set(p, 500, "internal", "out of memory");
     if (!queue_reserve(&r->model->line, r->job->n_sequences - r->body.n_inputs, r->n_tokens))
         return refuse_full(s, x, r, p);
@@ -141,7 +181,9 @@ static bool admit(server *s, http_exchange *x, request_state *r, problem *p)
 {
     if (http_draining(s->http))
         return problem_set(p, 503, "draining", "the server is stopping");
-    if (!parse_body(s, x, r, p) || !choose_model(s, r, p) || !choose_ratio(s, x, r, p) ||
+    if (r->model_in_path && !choose_model(s, x, r, p))
+        return false;
+    if (!parse_body(s, x, r, p) || !choose_model(s, x, r, p) || !choose_ratio(s, x, r, p) ||
         !check_policy(r, p))
         return false;
     if (!queue_reserve(&r->model->line, r->body.n_inputs, 0))
@@ -173,17 +215,32 @@ static double effective_ratio(const job *j)
     return sum / j->n_tokens;
 }
 
+/* JSON, or with bytes behind it. */
+static void send_results(server *s, http_exchange *x, const request_state *r, buffer *b)
+{
+    char length[32];
+    if (!r->body.oip || !r->body.oip->header_bytes) {
+        answer_json(s, x, 200, b);
+        return;
+    }
+    snprintf(length, sizeof length, "%zu", r->body.oip->header_bytes);
+    http_answer_header(x, "Inference-Header-Content-Length", length);
+    answer_text(s, x, 200, "application/octet-stream", b);
+}
+
 static void answer_results(server *s, http_exchange *x, request_state *r)
 {
     int64_t total_ns = clock_ns() - http_begun_ns(x);
     buffer b = {0};
     r->inferred = true;
     r->ratio = effective_ratio(r->job);
-    protocols[r->route].write(&b, r, total_ns);
+    protocol_of(r)->write(&b, r, total_ns);
+    if (protocol_of(r)->headers)
+        protocol_of(r)->headers(x, r, total_ns);
     model_stats_count_answer(&r->model->stats, r->job->ratio, r->body.n_inputs, r->n_tokens,
                              r->job->started_ns - r->job->pushed_ns,
                              r->job->finished_ns - r->job->started_ns, total_ns);
-    answer_json(s, x, 200, &b);
+    send_results(s, x, r, &b);
 }
 
 void finish_inference(server *s, http_exchange *x, request_state *r)

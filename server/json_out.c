@@ -98,6 +98,12 @@ void jw_bool(buffer *b, bool v)
     buffer_add_string(b, v ? "true" : "false");
 }
 
+void jw_null(buffer *b)
+{
+    comma(b);
+    buffer_add_string(b, "null");
+}
+
 void jw_pair_string(buffer *b, const char *key, const char *s)
 {
     jw_key(b, key);

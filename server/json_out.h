@@ -21,6 +21,7 @@ void jw_uint(buffer *b, uint64_t v);
 void jw_number(buffer *b, double v, int digits);  /* significant digits */
 void jw_fixed(buffer *b, double v, int decimals); /* digits after the point */
 void jw_bool(buffer *b, bool v);
+void jw_null(buffer *b);
 
 /* Key and value at once. */
 void jw_pair_string(buffer *b, const char *key, const char *s);

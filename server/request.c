@@ -1,5 +1,6 @@
 /* request.c: from a JSON tree to a typed request by a grammar, and the keys that most
  * grammars have. request_classify.c and request_answer.c have the grammars. */
+#include "server/oip.h"
 #include "server/request_keys.h"
 
 #include <ctype.h>
@@ -34,7 +35,7 @@ bool request_wrong(problem *p, const char *key, const char *expected, const jnod
 
 /* ---- inputs ----------------------------------------------------------- */
 
-static bool allocate_inputs(inference_request *r, int n, const request_limits *limits, problem *p)
+bool request_make_inputs(inference_request *r, int n, const request_limits *limits, problem *p)
 {
     if (n == 0)
         return problem_set(p, 422, "empty", "inputs: an empty list");
@@ -50,7 +51,7 @@ bool request_read_list(inference_request *r, const jnode *list, input_reader rea
                       const request_limits *limits, problem *p)
 {
     r->list = true;
-    if (!allocate_inputs(r, jnode_count(list), limits, p))
+    if (!request_make_inputs(r, jnode_count(list), limits, p))
         return false;
     int i = 0;
     for (const jnode *n = jnode_first(list); n; n = jnode_next(n))
@@ -62,7 +63,7 @@ bool request_read_list(inference_request *r, const jnode *list, input_reader rea
 bool request_read_one(inference_request *r, const jnode *node, input_reader read,
                      const request_limits *limits, problem *p)
 {
-    return allocate_inputs(r, 1, limits, p) && read(node, &r->inputs[0], p);
+    return request_make_inputs(r, 1, limits, p) && read(node, &r->inputs[0], p);
 }
 
 /* ---- keys --------------------------------------------------- */
@@ -181,6 +182,17 @@ static bool read_member(inference_request *r, const jnode *m, const request_gram
     return key->set(r, m, limits, p);
 }
 
+bool request_read_object(inference_request *r, const jnode *object, const request_key *keys,
+                         const request_limits *limits, problem *p)
+{
+    const request_grammar g = {.keys = keys, .lenient = true};
+    unsigned seen = 0;
+    for (const jnode *m = jnode_first(object); m; m = jnode_next(m))
+        if (!read_member(r, m, &g, &seen, limits, p))
+            return false;
+    return true;
+}
+
 bool request_parse(const char *body, size_t n, const request_grammar *g,
                    const request_limits *limits, inference_request *r, problem *p)
 {
@@ -204,6 +216,7 @@ bool request_parse(const char *body, size_t n, const request_grammar *g,
 void request_free(inference_request *r)
 {
     jnode_free(r->tree);
+    oip_free(r->oip);
     if (r->inputs != &r->single)
         free(r->inputs);
     *r = (inference_request){0};

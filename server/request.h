@@ -23,6 +23,8 @@ typedef struct {
     size_t text_bytes, pair_bytes; /* they may hold NULs */
 } request_input;
 
+typedef enum { FUNCTION_DEFAULT, FUNCTION_NONE, FUNCTION_SIGMOID, FUNCTION_SOFTMAX } request_function;
+
 typedef struct {
     jnode *tree;        /* owns the strings */
     const char *model;  /* NULL: the default */
@@ -33,11 +35,14 @@ typedef struct {
     bool truncate;      /* true unless told */
     bool truncate_left; /* keep the end of the text (/predict) */
     bool raw_scores;    /* logits (/predict) */
+    bool return_text;   /* (/rerank) */
+    request_function function; /* what makes scores of logits (Hugging Face) */
     bool list;          /* inputs were a list (a batch) */
     /* Of questions (/v1/answer), 0 where not told: */
     int doc_stride, max_seq_len, max_question_len, max_answer_len;
     bool handle_impossible_answer;
     bool align_to_words; /* true unless told */
+    struct oip_request *oip; /* oip.h: of the Open Inference Protocol, else NULL */
     request_input single; /* a question and context outside of a list */
     request_input *inputs; /* [n_inputs]; text and pair are question and context there */
     int n_inputs;
@@ -45,6 +50,7 @@ typedef struct {
 
 typedef struct {
     int max_inputs, max_depth;
+    int max_numbers; /* of token ids in a body (Open Inference Protocol) */
 } request_limits;
 
 /* On success the caller owns *out: request_free. On failure nothing is owed. */
@@ -54,6 +60,17 @@ bool request_parse_predict(const char *body, size_t n, const request_limits *lim
                            inference_request *out, problem *p);
 bool request_parse_answer(const char *body, size_t n, const request_limits *limits,
                           inference_request *out, problem *p);
+/* POST /rerank: a query and texts become pairs. */
+bool request_parse_rerank(const char *body, size_t n, const request_limits *limits,
+                          inference_request *out, problem *p);
+/* Hugging Face's {"inputs", "parameters"?}, of texts or of questions. */
+bool request_parse_hf_texts(const char *body, size_t n, const request_limits *limits,
+                            inference_request *out, problem *p);
+bool request_parse_hf_questions(const char *body, size_t n, const request_limits *limits,
+                                inference_request *out, problem *p);
+/* vLLM's {"model"?, "input"}. */
+bool request_parse_vllm(const char *body, size_t n, const request_limits *limits,
+                        inference_request *out, problem *p);
 void request_free(inference_request *r);
 
 /* A ratio as a header has it: a decimal number in (0, 1] and nothing else. */

@@ -47,7 +47,8 @@ static bool no_inputs(const inference_request *r, const char *key, problem *p)
                                      "question and a context, found both", key);
 }
 
-static bool set_inputs(inference_request *r, const jnode *v, const request_limits *l, problem *p)
+bool request_set_questions(inference_request *r, const jnode *v, const request_limits *l,
+                           problem *p)
 {
     if (r->single.text || r->single.pair)
         return problem_set(p, 422, "invalid_value", "inputs: expected either inputs or a "
@@ -101,6 +102,13 @@ static bool set_align(inference_request *r, const jnode *v, const request_limits
     return request_bool("align_to_words", &r->align_to_words, v, p);
 }
 
+const request_key request_question_keys[] = {
+    {"ratio", request_set_ratio}, {"policy", request_set_policy}, {"top_k", set_top_k},
+    {"doc_stride", set_doc_stride}, {"max_seq_len", set_max_seq_len},
+    {"max_question_len", set_max_question_len}, {"max_answer_len", set_max_answer_len},
+    {"handle_impossible_answer", set_impossible}, {"align_to_words", set_align}, {NULL, NULL},
+};
+
 /* ---- the grammar ---------------------------------------------------------- */
 
 /* One question and context become the one input. */
@@ -117,7 +125,7 @@ static bool take_single(inference_request *r, problem *p)
 }
 
 static const request_key keys[] = {
-    {"inputs", set_inputs}, {"question", set_question}, {"context", set_context},
+    {"inputs", request_set_questions}, {"question", set_question}, {"context", set_context},
     {"model", request_set_model}, {"ratio", request_set_ratio}, {"policy", request_set_policy},
     {"top_k", set_top_k}, {"doc_stride", set_doc_stride}, {"max_seq_len", set_max_seq_len},
     {"max_question_len", set_max_question_len}, {"max_answer_len", set_max_answer_len},

@@ -69,8 +69,8 @@ static bool read_predict_input(const jnode *node, request_input *in, problem *p)
     return true;
 }
 
-static bool set_classify_inputs(inference_request *r, const jnode *v,
-                                const request_limits *limits, problem *p)
+bool request_set_texts(inference_request *r, const jnode *v, const request_limits *limits,
+                       problem *p)
 {
     return jnode_type(v) == JNODE_ARRAY ? request_read_list(r, v, read_classify_input, limits, p)
                                         : request_read_one(r, v, read_classify_input, limits, p);
@@ -92,20 +92,21 @@ static bool set_predict_inputs(inference_request *r, const jnode *v,
 
 /* ---- the other keys ------------------------------------------------------ */
 
-static bool set_truncate(inference_request *r, const jnode *v, const request_limits *l, problem *p)
+bool request_set_truncate(inference_request *r, const jnode *v, const request_limits *l,
+                          problem *p)
 {
     (void)l;
     return request_bool("truncate", &r->truncate, v, p);
 }
 
-static bool set_raw(inference_request *r, const jnode *v, const request_limits *l, problem *p)
+bool request_set_raw(inference_request *r, const jnode *v, const request_limits *l, problem *p)
 {
     (void)l;
     return request_bool("raw_scores", &r->raw_scores, v, p);
 }
 
-static bool set_direction(inference_request *r, const jnode *v, const request_limits *l,
-                          problem *p)
+bool request_set_direction(inference_request *r, const jnode *v, const request_limits *l,
+                           problem *p)
 {
     (void)l;
     if (!request_is_name(v))
@@ -121,9 +122,9 @@ static bool set_direction(inference_request *r, const jnode *v, const request_li
 /* ---- the grammars -------------------------------------------------------- */
 
 static const request_key classify_keys[] = {
-    {"inputs", set_classify_inputs}, {"model", request_set_model},
+    {"inputs", request_set_texts}, {"model", request_set_model},
     {"ratio", request_set_ratio}, {"policy", request_set_policy},
-    {"top_k", request_set_top_k}, {"truncate", set_truncate}, {NULL, NULL},
+    {"top_k", request_set_top_k}, {"truncate", request_set_truncate}, {NULL, NULL},
 };
 static const request_grammar classify = {
     .keys = classify_keys, .expected = "inputs, model, ratio, policy, top_k or truncate",
@@ -132,8 +133,8 @@ static const request_grammar classify = {
 static const request_key predict_keys[] = {
     {"inputs", set_predict_inputs}, {"model", request_set_model},
     {"ratio", request_set_ratio}, {"policy", request_set_policy},
-    {"top_k", request_set_top_k}, {"truncate", set_truncate},
-    {"truncation_direction", set_direction}, {"raw_scores", set_raw}, {NULL, NULL},
+    {"top_k", request_set_top_k}, {"truncate", request_set_truncate},
+    {"truncation_direction", request_set_direction}, {"raw_scores", request_set_raw}, {NULL, NULL},
 };
 static const request_grammar predict = {.keys = predict_keys, .lenient = true};
 

@@ -31,8 +31,27 @@ bool request_int(const char *key, int min, int max, int *to, const jnode *v, pro
 bool request_bool(const char *key, bool *to, const jnode *v, problem *p);
 bool request_is_name(const jnode *v);
 
+/* A key of several grammars that takes a text, an object of text and text_pair or a list
+ * of them; and an object of question and context, or a list of them. */
+bool request_set_texts(inference_request *r, const jnode *v, const request_limits *l, problem *p);
+bool request_set_questions(inference_request *r, const jnode *v, const request_limits *l,
+                           problem *p);
+/* The keys of TEI: truncate, truncation_direction, raw_scores. */
+bool request_set_truncate(inference_request *r, const jnode *v, const request_limits *l,
+                          problem *p);
+bool request_set_direction(inference_request *r, const jnode *v, const request_limits *l,
+                           problem *p);
+bool request_set_raw(inference_request *r, const jnode *v, const request_limits *l, problem *p);
+/* The parameters of a question; see request_answer.c. */
+extern const request_key request_question_keys[];
+
+/* Takes the members of an object by a list of keys, passing over others. */
+bool request_read_object(inference_request *r, const jnode *object, const request_key *keys,
+                         const request_limits *limits, problem *p);
+
 /* Room for n inputs, or for those of a list, each read by a function. */
 typedef bool (*input_reader)(const jnode *node, request_input *in, problem *p);
+bool request_make_inputs(inference_request *r, int n, const request_limits *limits, problem *p);
 bool request_read_one(inference_request *r, const jnode *node, input_reader read,
                       const request_limits *limits, problem *p);
 bool request_read_list(inference_request *r, const jnode *list, input_reader read,

@@ -18,10 +18,26 @@ static void handle_index(server *s, http_exchange *x, request_state *r);
 static const struct {
     unsigned methods;
     route_handler handle;
+    error_shape errors;
 } routes[N_ROUTES] = {
     [ROUTE_CLASSIFY] = {POST, handle_inference},
     [ROUTE_ANSWER] = {POST, handle_inference},
-    [ROUTE_PREDICT] = {POST, handle_inference},
+    [ROUTE_PREDICT] = {POST, handle_inference, ERROR_TEI},
+    [ROUTE_RERANK] = {POST, handle_inference, ERROR_TEI},
+    [ROUTE_INFO] = {GET, handle_info, ERROR_TEI},
+    [ROUTE_HF_MODEL] = {POST, handle_inference, ERROR_PLAIN},
+    [ROUTE_HF_PIPELINE] = {POST, handle_inference, ERROR_PLAIN},
+    [ROUTE_OIP] = {GET, handle_oip_server, ERROR_PLAIN},
+    [ROUTE_OIP_ALL_STATS] = {GET, handle_oip_stats, ERROR_PLAIN},
+    [ROUTE_OIP_MODEL] = {GET, handle_oip_model, ERROR_PLAIN},
+    [ROUTE_OIP_VERSION] = {GET, handle_oip_model, ERROR_PLAIN},
+    [ROUTE_OIP_READY] = {GET, handle_oip_ready, ERROR_PLAIN},
+    [ROUTE_OIP_VERSION_READY] = {GET, handle_oip_ready, ERROR_PLAIN},
+    [ROUTE_OIP_STATS] = {GET, handle_oip_stats, ERROR_PLAIN},
+    [ROUTE_OIP_VERSION_STATS] = {GET, handle_oip_stats, ERROR_PLAIN},
+    [ROUTE_OIP_INFER] = {POST, handle_inference, ERROR_PLAIN},
+    [ROUTE_OIP_VERSION_INFER] = {POST, handle_inference, ERROR_PLAIN},
+    [ROUTE_VLLM] = {POST, handle_inference, ERROR_OPENAI},
     [ROUTE_MODELS] = {GET, handle_models},
     [ROUTE_MODEL] = {GET, handle_model},
     [ROUTE_ROUTING] = {GET | DELETE, handle_routing},
@@ -30,6 +46,8 @@ static const struct {
     [ROUTE_HEALTH] = {GET, handle_health},
     [ROUTE_LIVE] = {GET, handle_live},
     [ROUTE_READY] = {GET, handle_health},
+    [ROUTE_OPENAPI] = {GET, handle_openapi},
+    [ROUTE_DOCS] = {GET, handle_docs},
     [ROUTE_INDEX] = {GET, handle_index},
 };
 
@@ -51,33 +69,11 @@ void answer_json(server *s, http_exchange *x, int status, buffer *body)
     answer_text(s, x, status, "application/json", body);
 }
 
-/* The names that text-embeddings-inference has for our types of error. */
-static const char *tei_type(const problem *p)
-{
-    switch (p->status) {
-    case 429: return "Overloaded";
-    case 503: return "Unhealthy";
-    case 500: return "Backend";
-    default: return strcmp(p->type, "empty") == 0 ? "Empty" : "Validation";
-    }
-}
-
 void answer_problem(server *s, http_exchange *x, const problem *p)
 {
     const request_state *r = http_state(x);
     buffer b = {0};
-    jw_open(&b, '{');
-    if (r->route == ROUTE_PREDICT) {
-        jw_pair_string(&b, "error", p->message);
-        jw_pair_string(&b, "error_type", tei_type(p));
-    } else {
-        jw_key(&b, "error");
-        jw_open(&b, '{');
-        jw_pair_string(&b, "type", p->type);
-        jw_pair_string(&b, "message", p->message);
-        jw_close(&b, '}');
-    }
-    jw_close(&b, '}');
+    error_write(&b, routes[r->route].errors, p);
     answer_json(s, x, p->status, &b);
 }
 
@@ -88,16 +84,23 @@ static bool same(const char *a, size_t n, const char *b)
     return strlen(b) == n && memcmp(a, b, n) == 0;
 }
 
-/* Matches path with a pattern, part by part. name: the part that stands for
- * {model}, n its length. */
-static bool match(const char *path, const char *pattern, const char **name, size_t *n)
+/* A part of a path, not ended by a NUL. */
+typedef struct { const char *at; size_t n; } part;
+/* What stood in the places of a pattern; at is NULL where it has none. */
+typedef struct { part model, task, version; } places;
+
+/* Matches path with a pattern, part by part. */
+static bool match(const char *path, const char *pattern, places *out)
 {
+    *out = (places){.model = {NULL, 0}};
     while (*path == '/' && *pattern == '/') {
         size_t have = strcspn(++path, "/"), want = strcspn(++pattern, "/");
-        bool any = want == 7 && memcmp(pattern, "{model}", 7) == 0;
-        if (any) {
-            *name = path;
-            *n = have;
+        if (same(pattern, want, "{model}")) {
+            out->model = (part){path, have};
+        } else if (same(pattern, want, "{version}")) {
+            out->version = (part){path, have};
+        } else if (same(pattern, want, "{task}")) {
+            out->task = (part){path, have};
         } else if (have != want || memcmp(path, pattern, have) != 0) {
             return false;
         }
@@ -107,14 +110,12 @@ static bool match(const char *path, const char *pattern, const char **name, size
     return *path == '\0' && *pattern == '\0';
 }
 
-static route_id find_route(const char *path, const char **name, size_t *n)
+static route_id find_route(const char *path, places *out)
 {
-    for (int i = 0; i < ROUTE_OTHER; i++) {
-        *name = NULL;
-        if (match(path, route_name((route_id)i), name, n))
+    for (int i = 0; i < ROUTE_OTHER; i++)
+        if (match(path, route_name((route_id)i), out))
             return (route_id)i;
-    }
-    *name = NULL;
+    *out = (places){.model = {NULL, 0}};
     return ROUTE_OTHER;
 }
 
@@ -164,8 +165,10 @@ static void refuse_method(server *s, http_exchange *x, route_id route)
     answer_problem(s, x, &p);
 }
 
-static void dispatch(server *s, http_exchange *x, request_state *r, const char *name, size_t n)
+static void dispatch(server *s, http_exchange *x, request_state *r, const places *in)
 {
+    const char *name = in->model.at;
+    size_t n = in->model.n;
     problem p;
     if (r->route == ROUTE_OTHER) {
         problem_set(&p, 404, "not_found", "no such path: %.200s", http_path(x));
@@ -186,7 +189,15 @@ static void dispatch(server *s, http_exchange *x, request_state *r, const char *
             answer_problem(s, x, &p);
             return;
         }
+        if (in->version.at && !same(in->version.at, in->version.n, "1")) {
+            problem_set(&p, 404, "not_found", "model '%s' has version 1 only", found->name);
+            answer_problem(s, x, &p);
+            return;
+        }
         r->model = found;
+        r->model_in_path = true;
+        r->task = in->task.at;
+        r->task_bytes = in->task.n;
         r->ratio = model_ratio(found, s->config->ratio);
     }
     routes[r->route].handle(s, x, r);
@@ -195,16 +206,15 @@ static void dispatch(server *s, http_exchange *x, request_state *r, const char *
 static void on_request(void *ctx, http_exchange *x)
 {
     server *s = ctx;
-    const char *name;
-    size_t n = 0;
+    places in;
     request_state *r = state_create(s, x);
     if (!r) {
         buffer none = {0};
         http_answer(x, 500, "application/json", &none);
         return;
     }
-    r->route = find_route(http_path(x), &name, &n);
-    dispatch(s, x, r, name, n);
+    r->route = find_route(http_path(x), &in);
+    dispatch(s, x, r, &in);
 }
 
 static void on_resumed(void *ctx, http_exchange *x)
@@ -215,8 +225,7 @@ static void on_resumed(void *ctx, http_exchange *x)
 static void on_too_large(void *ctx, http_exchange *x)
 {
     server *s = ctx;
-    const char *name;
-    size_t n;
+    places in;
     problem p;
     request_state *r = state_create(s, x);
     problem_set(&p, 413, "body_too_large", "the body is over %d bytes (--max-body-bytes)",
@@ -226,7 +235,7 @@ static void on_too_large(void *ctx, http_exchange *x)
         http_answer(x, 413, "application/json", &none);
         return;
     }
-    r->route = find_route(http_path(x), &name, &n);
+    r->route = find_route(http_path(x), &in);
     answer_problem(s, x, &p);
 }
 

@@ -24,6 +24,8 @@ typedef struct {
     route_id route;
     char id[REQUEST_ID_BYTES + 1];
     served_model *model;    /* in question, or the default */
+    bool model_in_path;     /* so that no body chooses another */
+    const char *task; size_t task_bytes; /* {task} of the path, or NULL */
     bool inferred;          /* an answer with results */
     double ratio;           /* X-Moe-Ratio of the answer */
     double requested_ratio;
@@ -46,17 +48,46 @@ typedef struct {
                   inference_request *out, problem *p);
     /* Tokens of all inputs into r->job, which it makes. */
     bool (*tokenize)(request_state *r, problem *p);
-    void (*write)(buffer *b, const request_state *r, int64_t total_ns);
+    void (*write)(buffer *b, request_state *r, int64_t total_ns);
     bool questions; /* for a model that answers them, else for one that does not */
+    /* What else the model must be, and headers of the answer; each may be NULL. */
+    bool (*accepts)(const request_state *r, problem *p);
+    void (*headers)(http_exchange *x, const request_state *r, int64_t total_ns);
 } protocol;
+
+/* How a route tells what is wrong. */
+typedef enum {
+    ERROR_OWN,    /* {"error": {"type", "message"}} */
+    ERROR_TEI,    /* {"error", "error_type"} */
+    ERROR_PLAIN,  /* {"error"}: Hugging Face, Open Inference Protocol */
+    ERROR_OPENAI, /* {"error": {"message", "type", "param", "code"}} */
+} error_shape;
+void error_write(buffer *b, error_shape shape, const problem *p);
 
 /* classify.c: texts to labels. */
 bool classify_tokenize(request_state *r, problem *p);
-void classify_write(buffer *b, const request_state *r, int64_t total_ns);
-void predict_write(buffer *b, const request_state *r, int64_t total_ns);
+void classify_write(buffer *b, request_state *r, int64_t total_ns);
+void vllm_write(buffer *b, request_state *r, int64_t total_ns);
+/* Labels of one input by falling score: label ids and their scores. */
+typedef struct { int label; float score; } scored;
+void classify_rank(const request_state *r, int i, float *scores, scored *out);
+bool classify_scratch(buffer *b, const request_state *r, float **scores, scored **ranked);
+/* tei.c: text-embeddings-inference. */
+void predict_write(buffer *b, request_state *r, int64_t total_ns);
+bool rerank_accepts(const request_state *r, problem *p);
+void rerank_write(buffer *b, request_state *r, int64_t total_ns);
+void tei_headers(http_exchange *x, const request_state *r, int64_t total_ns);
+void handle_info(server *s, http_exchange *x, request_state *r);
+/* hf.c: Hugging Face's inference API. */
+bool hf_accepts(const request_state *r, problem *p);
+void hf_texts_write(buffer *b, request_state *r, int64_t total_ns);
+void hf_questions_write(buffer *b, request_state *r, int64_t total_ns);
 /* answer.c: questions to spans. */
 bool answer_tokenize(request_state *r, problem *p);
-void answer_write(buffer *b, const request_state *r, int64_t total_ns);
+void answer_write(buffer *b, request_state *r, int64_t total_ns);
+/* All results without what stands around them; one is bare unless the inputs were a
+ * list. */
+void answer_write_bare(buffer *b, request_state *r);
 
 /* envelope.c: what answers under /v1 share around their results: id and model before
  * them, ratio, usage and timing after. */
@@ -68,6 +99,16 @@ void input_place(const request_state *r, int i, char out[40]);
 bool input_problem(const request_state *r, int i, moe_status status, const moe_error *err,
                    problem *p);
 
+/* The best answer to question i; false: out of memory. */
+bool answer_best(const request_state *r, int i, moe_answer *out);
+/* oip.c: the Open Inference Protocol; oip.h has its requests. */
+bool oip_tokenize(request_state *r, problem *p);
+void oip_write(buffer *b, request_state *r, int64_t total_ns);
+void handle_oip_server(server *s, http_exchange *x, request_state *r);
+void handle_oip_model(server *s, http_exchange *x, request_state *r);
+void handle_oip_ready(server *s, http_exchange *x, request_state *r);
+void handle_oip_stats(server *s, http_exchange *x, request_state *r);
+
 /* Handlers: each answers; handle_inference may suspend instead. */
 typedef void (*route_handler)(server *s, http_exchange *x, request_state *r);
 void handle_inference(server *s, http_exchange *x, request_state *r);
@@ -76,6 +117,8 @@ void handle_models(server *s, http_exchange *x, request_state *r);
 void handle_model(server *s, http_exchange *x, request_state *r);
 void handle_routing(server *s, http_exchange *x, request_state *r);
 void handle_latency(server *s, http_exchange *x, request_state *r);
+void handle_openapi(server *s, http_exchange *x, request_state *r);
+void handle_docs(server *s, http_exchange *x, request_state *r);
 void handle_metrics(server *s, http_exchange *x, request_state *r);
 
 /* How evenly a layer's tokens fell on its experts; zeros without any. */

@@ -60,6 +60,21 @@ const char *route_name(route_id route)
         [ROUTE_CLASSIFY] = "/v1/classify",
         [ROUTE_ANSWER] = "/v1/answer",
         [ROUTE_PREDICT] = "/predict",
+        [ROUTE_RERANK] = "/rerank",
+        [ROUTE_INFO] = "/info",
+        [ROUTE_HF_MODEL] = "/models/{model}",
+        [ROUTE_HF_PIPELINE] = "/pipeline/{task}/{model}",
+        [ROUTE_VLLM] = "/classify",
+        [ROUTE_OIP] = "/v2",
+        [ROUTE_OIP_ALL_STATS] = "/v2/models/stats",
+        [ROUTE_OIP_MODEL] = "/v2/models/{model}",
+        [ROUTE_OIP_VERSION] = "/v2/models/{model}/versions/{version}",
+        [ROUTE_OIP_READY] = "/v2/models/{model}/ready",
+        [ROUTE_OIP_VERSION_READY] = "/v2/models/{model}/versions/{version}/ready",
+        [ROUTE_OIP_STATS] = "/v2/models/{model}/stats",
+        [ROUTE_OIP_VERSION_STATS] = "/v2/models/{model}/versions/{version}/stats",
+        [ROUTE_OIP_INFER] = "/v2/models/{model}/infer",
+        [ROUTE_OIP_VERSION_INFER] = "/v2/models/{model}/versions/{version}/infer",
         [ROUTE_MODELS] = "/v1/models",
         [ROUTE_MODEL] = "/v1/models/{model}",
         [ROUTE_ROUTING] = "/v1/models/{model}/routing",
@@ -68,13 +83,15 @@ const char *route_name(route_id route)
         [ROUTE_HEALTH] = "/health",
         [ROUTE_LIVE] = "/v2/health/live",
         [ROUTE_READY] = "/v2/health/ready",
+        [ROUTE_OPENAPI] = "/openapi.json",
+        [ROUTE_DOCS] = "/docs",
         [ROUTE_INDEX] = "/",
         [ROUTE_OTHER] = "other",
     };
     return names[route];
 }
 
-const int stats_codes[N_CODES] = {200, 400, 404, 405, 413, 422, 429, 499, 500, 503, 0};
+const int stats_codes[N_CODES] = {200, 400, 404, 405, 409, 413, 422, 429, 499, 500, 503, 0};
 
 void server_stats_count(server_stats *s, route_id route, int code, int64_t ns)
 {

@@ -36,13 +36,17 @@ void model_stats_count_answer(model_stats *s, double ratio, int sequences, int t
 
 /* Routes and codes are few and fixed, so that every series exists from the start. */
 typedef enum {
-    ROUTE_CLASSIFY, ROUTE_ANSWER, ROUTE_PREDICT, ROUTE_MODELS, ROUTE_MODEL, ROUTE_ROUTING,
+    ROUTE_CLASSIFY, ROUTE_ANSWER, ROUTE_PREDICT, ROUTE_RERANK, ROUTE_INFO,
+    ROUTE_HF_MODEL, ROUTE_HF_PIPELINE, ROUTE_VLLM,
+    ROUTE_OIP, ROUTE_OIP_ALL_STATS, ROUTE_OIP_MODEL, ROUTE_OIP_VERSION, ROUTE_OIP_READY,
+    ROUTE_OIP_VERSION_READY, ROUTE_OIP_STATS, ROUTE_OIP_VERSION_STATS, ROUTE_OIP_INFER,
+    ROUTE_OIP_VERSION_INFER, ROUTE_MODELS, ROUTE_MODEL, ROUTE_ROUTING,
     ROUTE_LATENCY, ROUTE_METRICS, ROUTE_HEALTH, ROUTE_LIVE, ROUTE_READY,
-    ROUTE_INDEX, ROUTE_OTHER, N_ROUTES,
+    ROUTE_OPENAPI, ROUTE_DOCS, ROUTE_INDEX, ROUTE_OTHER, N_ROUTES,
 } route_id;
 const char *route_name(route_id route); /* "/v1/models/{model}/routing" */
 
-enum { N_CODES = 11 };
+enum { N_CODES = 12 };
 extern const int stats_codes[N_CODES]; /* the last, 0, stands for any other */
 
 typedef struct {

@@ -175,7 +175,9 @@ static bool read_layer(const http_exchange *x, int n_layers, int *layer, problem
     if (!text)
         return true;
     long v = strtol(text, &end, 10);
-    if (end == text || *end || v < 0 || v >= n_layers)
+    if (end != text && !*end && v >= n_layers)
+        return problem_set(p, 404, "not_found", "no layer %ld, expected 0 to %d", v, n_layers - 1);
+    if (end == text || *end || v < 0)
         return problem_set(p, 422, "invalid_value", "layer: expected a whole number from 0 to %d, "
                            "found '%.40s'", n_layers - 1, text);
     *layer = (int)v;

@@ -89,8 +89,12 @@ static bool create_ffn_scratch(cpu_backend *b)
     hidden = larger(hidden, (tokens + 16) * (groups * CPU_GROUP_EXPERTS * MOE_EXPERT_SIZE +
                                              4 * CPU_GROUP_STEP));
     size_t inner = (size_t)b->shape.d_head * (size_t)b->shape.n_heads;
-    b->ld_low = (larger((size_t)b->shape.d_model, inner) / 2 + 16) / 16 * 16;
-    if (b->ld_low % 1024 == 0)
+    size_t widest = larger((size_t)b->shape.d_model, inner);
+    /* Half the bytes of fp32, unless that is copied too. */
+    if (!cpu_crowds((size_t)b->shape.d_model) && !cpu_crowds(inner))
+        widest /= 2;
+    b->ld_low = (widest + 16) / 16 * 16;
+    if (cpu_crowds(b->ld_low))
         b->ld_low += 16;
     return alloc_floats(b, &b->hidden, hidden) &&
            alloc_floats(b, &b->hidden_scale, b->max_pairs) &&

@@ -45,7 +45,7 @@ typedef struct {
     int32_t *task_expert, *task_pair; /* [max_ffn_tasks] */
     size_t max_ffn_tasks;
 
-    /* Rows made lower, ld_low units apart: a multiple of 64 bytes, not of 4096. */
+    /* Rows made lower or copied, ld_low units apart: a multiple of 64 bytes, not of 4096. */
     uint32_t *low_x;      /* [max_tokens][ld_low] */
     size_t ld_low;
     float *low_scale;     /* [max_tokens] of each, int8 only */
@@ -89,7 +89,15 @@ typedef struct {
 } cpu_product;
 void cpu_product_run(cpu_backend *b, const cpu_product *p);
 
-/* x [n_rows, k] made lower into b->low_x and b->low_scale, on all threads; lower.c. */
+/* Whether rows so many floats apart fall into one set of L1's, which then holds hardly
+ * more of them than a kernel reads at a time. */
+static inline bool cpu_crowds(size_t ldx)
+{
+    return ldx > 0 && ldx * sizeof(float) % 4096 == 0;
+}
+
+/* x [n_rows, k] made lower into b->low_x and b->low_scale, on all threads, or, of F32,
+ * which needs it where rows crowd, just copied; lower.c. */
 void cpu_lower_rows(cpu_backend *b, moe_dtype t, const float *x, size_t ldx, int n_rows,
                     int k);
 /* gemm of a dtype. */

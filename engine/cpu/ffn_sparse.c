@@ -12,10 +12,13 @@
 #include "engine/cpu/cpu.h"
 #include "engine/cpu/ffn_tile.h"
 
+enum { FEW_TOKENS = 8 }; /* that crowd nothing */
+
 typedef struct {
     cpu_backend *b;
     const moe_ffn *w;
     const float *x;
+    size_t ldx;
     int n_tokens, token_parts;
     float *y;
 } job;
@@ -34,7 +37,7 @@ static void hidden_task(void *ctx, int task, int thread)
     float *hidden = b->hidden + (size_t)first * MOE_EXPERT_SIZE;
     const int32_t *token = b->row + first;
     for (int i = 0; i < n_rows; i++) {
-        a[i] = j->x + (size_t)token[i] * (size_t)w->d;
+        a[i] = j->x + (size_t)token[i] * j->ldx;
         c[i] = hidden + (size_t)i * MOE_EXPERT_SIZE;
     }
     cpu_gemm g = ffn_hidden_gemm(w, e, n_rows, a, c);
@@ -85,7 +88,12 @@ void cpu_ffn_sparse(cpu_backend *b, const moe_ffn *w, const float *x, int n_toke
                     const int32_t *bound, const int32_t *expert, float *y)
 {
     ffn_group(b, bound, expert, n_tokens, w->n_experts);
-    job j = {.b = b, .w = w, .x = x, .n_tokens = n_tokens, .y = y};
+    job j = {.b = b, .w = w, .x = x, .ldx = (size_t)w->d, .n_tokens = n_tokens, .y = y};
+    if (cpu_crowds(j.ldx) && n_tokens >= FEW_TOKENS) {
+        cpu_lower_rows(b, MOE_F32, x, j.ldx, n_tokens, w->d);
+        j.x = (const float *)(const void *)b->low_x;
+        j.ldx = b->ld_low;
+    }
     pool_run(b->pool, hidden_task, &j, ffn_plan_hidden(b, w->n_experts));
     int n_panels = cpu_ceil(w->d, MOE_W2_PANEL);
     j.token_parts = ffn_token_parts(b, n_tokens, n_panels, CPU_OUT_TOKENS);

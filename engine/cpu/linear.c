@@ -9,6 +9,7 @@ enum {
     BLOCK_BYTES = 512 << 10, /* of input rows, a share of L2 */
     MIN_ROWS = 48,
     MIN_WORK = 1 << 18,      /* multiply-adds: less is not worth waking a thread */
+    FEW_ROWS = 8,            /* that crowd nothing */
     TASKS_PER_THREAD = 12,
 };
 
@@ -96,7 +97,7 @@ void cpu_product_run(cpu_backend *b, const cpu_product *p)
         return;
     job j = {.b = b, .p = p, .row_blocks = count_row_blocks(p),
              .k = p->k, .x = p->x, .ldx = p->ldx};
-    if (p->dtype != MOE_F32) {
+    if (p->dtype != MOE_F32 || (cpu_crowds(p->ldx) && p->n_rows >= FEW_ROWS)) {
         cpu_lower_rows(b, p->dtype, p->x, p->ldx, p->n_rows, p->k);
         j.k = cpu_ceil(p->k, lower_unit(p->dtype));
         j.x = (const float *)(const void *)b->low_x;

@@ -1,6 +1,7 @@
-/* lower.c: rows of activations made bf16 or int8 before a product takes them. A row is
- * made by itself, so that the result depends on nothing beside it. */
+/* lower.c: rows of activations made bf16 or int8, or moved apart, before a product takes
+ * them. A row is made by itself, so that the result depends on nothing beside it. */
 #include <assert.h>
+#include <string.h>
 
 #include "engine/cpu/cpu.h"
 
@@ -24,7 +25,9 @@ static void lower_task(void *ctx, int task, int thread)
     for (int i = task * ROWS_PER_TASK; i < end; i++) {
         const float *x = j->x + (size_t)i * j->ldx;
         uint32_t *to = j->b->low_x + (size_t)i * j->b->ld_low;
-        if (j->t == MOE_BF16)
+        if (j->t == MOE_F32)
+            memcpy(to, x, (size_t)j->k * sizeof *x);
+        else if (j->t == MOE_BF16)
             kernels->to_bf16(x, j->k, to);
         else
             j->b->low_scale[i] = kernels->to_i8(x, j->k, false, to);

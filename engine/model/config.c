@@ -355,6 +355,9 @@ void config_free(model_config *c)
     free(c->moe.mean_experts);
     cJSON_free(c->moe.json);
     free(c->labels);
+    for (int i = 0; i < c->n_tasks; i++)
+        free((void *)(uintptr_t)c->tasks[i].labels);
+    free(c->tasks);
     cJSON_Delete(c->root);
     free(c->path);
     *c = (model_config){0};

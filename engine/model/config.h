@@ -47,6 +47,8 @@ typedef struct {
     int n_labels;
     const char **labels;       /* [n_labels] */
     t5_config t5;              /* of MOE_FAMILY_T5 */
+    int n_tasks;
+    moe_text_task *tasks;      /* [n_tasks] */
     bool moefied;
     moe_config moe;
     struct cJSON *root;        /* strings point into it */
@@ -63,6 +65,9 @@ void config_free(model_config *c);
 
 /* config_t5.c: everything but the moefication object, of model_type "t5". */
 moe_status config_read_t5(model_config *c, moe_error *err);
+
+/* config_tasks.c: moefication.tasks into c->tasks. */
+moe_status config_read_tasks(const struct cJSON *object, model_config *c, moe_error *err);
 
 /* config_moe.c: reads the object into c->moe, the rest of c being read. */
 moe_status config_read_moefication(const struct cJSON *object, model_config *c,

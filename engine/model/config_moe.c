@@ -364,6 +364,8 @@ moe_status config_read_moefication(const cJSON *object, model_config *c, moe_err
         status = read_policy(object, c, err);
     if (!status)
         status = check_fidelity(object, c, err);
+    if (!status)
+        status = config_read_tasks(object, c, err);
     if (status)
         return status;
     c->moe.json = cJSON_PrintUnformatted(object);

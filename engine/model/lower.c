@@ -7,6 +7,7 @@
 #include "engine/model/lower.h"
 #include "engine/model/memory.h"
 
+#include <float.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -90,10 +91,19 @@ float lower_value(moe_dtype t, const void *panel, int columns, int i, int column
     return x;
 }
 
-static int quantise(float x, float inverse)
+/* Of a scale; 0 of one that is 0 or nearly so. */
+static inline float inverse_of(float scale)
 {
-    float q = rintf(x * inverse);
-    return q > STEPS ? STEPS : q < -STEPS ? -STEPS : (int)q;
+    return scale >= FLT_MIN ? 1 / scale : 0;
+}
+
+/* To the nearest step, ties to even: of floats as large as that no others exist. */
+static inline float quantise(float x, float inverse)
+{
+    const float whole = 12582912; /* 1.5 * 2^23 */
+    float q = x * inverse;
+    q = q > STEPS ? STEPS : q < -STEPS ? -STEPS : q;
+    return (q + whole) - whole;
 }
 
 /* ---- panels --------------------------------------------------------------- */
@@ -113,10 +123,10 @@ static void make_i8(const float *panel, int k, int columns, const float *scale, 
 {
     memset(out, 0, panel_bytes(MOE_I8, k, columns));
     for (int j = 0; j < columns; j++) {
-        float inverse = scale[j] > 0 ? 1 / scale[j] : 0;
+        float inverse = inverse_of(scale[j]);
         int32_t sum = 0;
         for (int i = 0; i < k; i++) {
-            int q = quantise(panel[(size_t)i * (size_t)columns + (size_t)j], inverse);
+            int q = (int)quantise(panel[(size_t)i * (size_t)columns + (size_t)j], inverse);
             out[place(MOE_I8, columns, i, j)] = (int8_t)q;
             sum += q;
         }
@@ -126,55 +136,64 @@ static void make_i8(const float *panel, int k, int columns, const float *scale, 
 
 /* ---- scales --------------------------------------------------------------- */
 
-/* The n weights of a column and what their errors weigh. */
-typedef struct { const float *w, *weight; size_t n; } column;
+/* n rows of so many columns, at most MOE_W2_PANEL of them, and what a row's errors weigh
+ * (NULL: all alike). */
+typedef struct {
+    const float *w, *weight;
+    size_t n;
+    int columns;
+} strip;
 
-static double squared_error(const column *c, float scale)
+static void largest(const strip *s, float *most)
 {
-    double sum = 0;
-    float inverse = 1 / scale;
-    for (size_t i = 0; i < c->n; i++) {
-        float off = c->w[i] - scale * (float)quantise(c->w[i], inverse);
-        sum += (double)(c->weight ? c->weight[i] : 1) * off * off;
-    }
-    return sum;
+    memset(most, 0, (size_t)s->columns * sizeof *most);
+    for (size_t i = 0; i < s->n; i++)
+        for (int j = 0; j < s->columns; j++) {
+            float size = fabsf(s->w[i * (size_t)s->columns + (size_t)j]);
+            most[j] = size > most[j] ? size : most[j];
+        }
 }
 
-static float best_scale(const column *c)
+/* error [columns]: out. All columns of a row at a time: that is what vectors do. */
+static void squared_errors(const strip *s, const float *scale, double *error)
 {
-    float most = 0;
-    for (size_t i = 0; i < c->n; i++)
-        most = fmaxf(most, fabsf(c->w[i]));
-    float best = most / STEPS;
-    double least = INFINITY;
-    for (int i = 0; most > 0 && i < N_CUTS; i++) {
-        float scale = most / STEPS * (1 - 0.05f * (float)i);
-        double error = squared_error(c, scale);
-        if (error < least) {
-            least = error;
-            best = scale;
+    float inverse[Q];
+    for (int j = 0; j < s->columns; j++) {
+        inverse[j] = inverse_of(scale[j]);
+        error[j] = 0;
+    }
+    for (size_t i = 0; i < s->n; i++) {
+        const float *w = s->w + i * (size_t)s->columns;
+        float weight = s->weight ? s->weight[i] : 1;
+        for (int j = 0; j < s->columns; j++) {
+            float off = w[j] - scale[j] * quantise(w[j], inverse[j]);
+            error[j] += (double)(weight * off * off);
         }
     }
-    return best;
 }
 
-/* Scales of a panel [k][columns]; w [k] is scratch. */
-static void panel_scales(const float *panel, int k, int columns, const float *importance,
-                         float *w, float *scale)
+static void best_scales(const strip *s, float *best)
 {
-    for (int j = 0; j < columns; j++) {
-        for (int i = 0; i < k; i++)
-            w[i] = panel[(size_t)i * (size_t)columns + (size_t)j];
-        scale[j] = best_scale(&(column){w, importance, (size_t)k});
+    float most[Q] = {0}, scale[Q] = {0};
+    double error[Q], least[Q];
+    largest(s, most);
+    for (int i = 0; i < N_CUTS; i++) {
+        for (int j = 0; j < s->columns; j++)
+            scale[j] = most[j] / STEPS * (1 - 0.05f * (float)i);
+        squared_errors(s, scale, error);
+        for (int j = 0; j < s->columns; j++)
+            if (i == 0 || error[j] < least[j]) {
+                least[j] = error[j];
+                best[j] = scale[j];
+            }
     }
 }
 
 /* ---- linear --------------------------------------------------------------- */
 
-/* Panels of P columns; scale and offset [n_panels * P], I8 only; w [k] scratch. */
+/* Panels of P columns; scale and offset [n_panels * P], I8 only. */
 static void make_panels(const float *from, int n_panels, int k, moe_dtype t,
-                        const float *importance, float *w, void *to, float *scale,
-                        int32_t *offset)
+                        const float *importance, void *to, float *scale, int32_t *offset)
 {
     for (int p = 0; p < n_panels; p++) {
         const float *panel = from + (size_t)p * (size_t)k * P;
@@ -183,7 +202,7 @@ static void make_panels(const float *from, int n_panels, int k, moe_dtype t,
             make_bf16(panel, k, P, (uint16_t *)(void *)out);
             continue;
         }
-        panel_scales(panel, k, P, importance, w, scale + p * P);
+        best_scales(&(strip){panel, importance, (size_t)k, P}, scale + p * P);
         make_i8(panel, k, P, scale + p * P, (int8_t *)out, offset + p * P);
     }
 }
@@ -195,18 +214,16 @@ moe_status lower_linear(const moe_linear *from, moe_dtype t, const float *import
     void *w = memory_alloc(lower_linear_bytes(t, from->n, from->k));
     float *scale = t == MOE_I8 ? memory_alloc(panels * P * sizeof *scale) : NULL;
     int32_t *offset = t == MOE_I8 ? memory_alloc(panels * P * sizeof *offset) : NULL;
-    float *scratch = malloc((size_t)from->k * sizeof *scratch);
     *out = *from;
     out->dtype = t;
     out->w = w;
     out->scale = scale;
     out->offset = offset;
-    bool ok = w && scratch && (t != MOE_I8 || (scale && offset));
+    bool ok = w && (t != MOE_I8 || (scale && offset));
     if (ok)
-        make_panels(from->w, (int)panels, from->k, t, importance, scratch, w, scale, offset);
+        make_panels(from->w, (int)panels, from->k, t, importance, w, scale, offset);
     else
         lower_linear_release(out);
-    free(scratch);
     return ok ? MOE_OK : moe_fail(err, MOE_E_MEMORY, "out of memory for %d x %d lower weights",
                                   from->n, from->k);
 }
@@ -237,16 +254,13 @@ static void order_importance(const moe_ffn *f, const float *source, float *out)
     }
 }
 
-/* scale2 of one panel's columns over all experts; w [n_experts * 32] scratch. */
+/* scale2 of one panel's columns over all experts; w [n_experts * 32][64] scratch. */
 static void w2_scales(const moe_ffn *f, int p, const float *importance, float *w, float *scale)
 {
-    size_t n = (size_t)f->n_experts * S;
-    for (int j = 0; j < Q; j++) {
-        for (int e = 0; e < f->n_experts; e++)
-            for (int i = 0; i < S; i++)
-                w[e * S + i] = w2_panel(f, e, p)[i * Q + j];
-        scale[j] = best_scale(&(column){w, importance, n});
-    }
+    enum { PANEL_FLOATS = S * Q };
+    for (int e = 0; e < f->n_experts; e++)
+        memcpy(w + (size_t)e * PANEL_FLOATS, w2_panel(f, e, p), PANEL_FLOATS * sizeof *w);
+    best_scales(&(strip){w, importance, (size_t)f->n_experts * S, Q}, scale);
 }
 
 static void make_w2(const moe_ffn *f, moe_dtype t, const float *importance, float *w, void *to,
@@ -291,7 +305,7 @@ moe_status lower_ffn(const moe_ffn *from, moe_dtype t, const float *importance,
     float *scale_up = i8 && up ? memory_alloc(places * sizeof *scale_up) : NULL;
     int32_t *offset_up = i8 && up ? memory_alloc(places * sizeof *offset_up) : NULL;
     float *ordered = malloc(places * sizeof *ordered);
-    float *scratch = malloc((places + (size_t)from->d) * sizeof *scratch);
+    float *scratch = malloc(i8 ? places * Q * sizeof *scratch : 1);
     *out = *from;
     out->dtype = t;
     out->w1 = w1;
@@ -309,10 +323,10 @@ moe_status lower_ffn(const moe_ffn *from, moe_dtype t, const float *importance,
     if (ok) {
         if (hidden_importance)
             order_importance(from, hidden_importance, ordered);
-        make_panels(from->w1, from->n_experts, from->d, t, importance, scratch, w1, scale1,
+        make_panels(from->w1, from->n_experts, from->d, t, importance, w1, scale1,
                     offset1);
         if (up)
-            make_panels(from->up, from->n_experts, from->d, t, importance, scratch, up, scale_up,
+            make_panels(from->up, from->n_experts, from->d, t, importance, up, scale_up,
                         offset_up);
         make_w2(from, t, hidden_importance ? ordered : NULL, scratch, w2, scale2, offset2);
     } else {

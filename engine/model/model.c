@@ -65,6 +65,7 @@ static void describe(moe_model *m)
         .has_thresholds = c->moe.thresholds != NULL,
         .has_mean_experts = c->moe.mean_experts != NULL,
         .policy = c->moefied ? c->moe.policy : MOE_POLICY_TOPK,
+        .n_tasks = c->n_tasks, .tasks = c->tasks,
         .weight_bytes = safetensors_bytes(m->memory->files) + m->memory->owned_bytes,
         .moefication_json = c->moefied ? c->moe.json : "",
     };

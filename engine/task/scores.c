@@ -16,6 +16,12 @@ static void softmax(const float *logits, int n, float *scores)
         scores[i] = (float)(exp((double)logits[i] - top) / sum);
 }
 
+void moe_label_scores(const float *logprob, int n, float *scores)
+{
+    if (n > 0)
+        softmax(logprob, n, scores);
+}
+
 void moe_scores(const moe_model *m, const float *logits, float *scores)
 {
     int n = m->info.n_labels;

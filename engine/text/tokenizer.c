@@ -5,6 +5,7 @@
  * as [CLS] a [SEP] b [SEP]. */
 #include "engine/text/tokenizer.h"
 
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -89,12 +90,14 @@ static void put_special(writer *w, int32_t id)
     w->at++;
 }
 
-static void put_text(writer *w, const token_list *list, size_t n)
+/* The first n tokens of a list, or the last. */
+static void put_text(writer *w, const token_list *list, size_t n, bool last)
 {
+    size_t from = last ? (size_t)list->total - n : 0;
     if (n)
-        memcpy(w->out->ids + w->at, list->ids, n * sizeof *list->ids);
+        memcpy(w->out->ids + w->at, list->ids + from, n * sizeof *list->ids);
     if (n && w->out->spans)
-        memcpy(w->out->spans + w->at, list->spans, n * sizeof *list->spans);
+        memcpy(w->out->spans + w->at, list->spans + from, n * sizeof *list->spans);
     for (size_t i = 0; i < n; i++)
         w->out->types[w->at + i] = w->type;
     w->at += n;
@@ -107,7 +110,7 @@ static int count_special(const tokenizer_frame *f, int n_lists)
 }
 
 static moe_status assemble(const moe_tokenizer *t, const token_list lists[2],
-                           const int64_t keep[2], int n_lists, moe_tokens *out,
+                           const int64_t keep[2], int n_lists, bool cut_left, moe_tokens *out,
                            moe_error *err)
 {
     const tokenizer_frame *f = &t->frame;
@@ -128,7 +131,7 @@ static moe_status assemble(const moe_tokenizer *t, const token_list lists[2],
         for (int i = 0; l > 0 && i < f->n_between; i++)
             put_special(&w, f->end);
         w.type = f->typed ? l : 0;
-        put_text(&w, &lists[l], (size_t)keep[l]);
+        put_text(&w, &lists[l], (size_t)keep[l], cut_left);
         put_special(&w, f->end);
     }
     return MOE_OK;
@@ -173,7 +176,7 @@ moe_status tokenizer_encode(const moe_tokenizer *t, const moe_text *in, int limi
                         "max_tokens is %d, expected at least %d for the special tokens",
                         limit, special);
     for (int l = 0; l < 2; l++) {
-        lists[l].keep = room;
+        lists[l].keep = in->cut_left ? INT_MAX : room;
         lists[l].want_spans = in->want_offsets;
     }
     moe_status status = encode_one(t, "text", in->text, in->text_bytes, in->strict_utf8,
@@ -185,7 +188,7 @@ moe_status tokenizer_encode(const moe_tokenizer *t, const moe_text *in, int limi
         int64_t n[2] = {lists[0].total, lists[1].total}, keep[2];
         status = truncate(in->truncation, in->pair != NULL, n, room, keep, err);
         if (status == MOE_OK)
-            status = assemble(t, lists, keep, n_lists, out, err);
+            status = assemble(t, lists, keep, n_lists, in->cut_left, out, err);
     }
     token_list_free(&lists[0]);
     token_list_free(&lists[1]);

@@ -298,6 +298,37 @@ static void labels_are_as_likely_as_to_transformers(void **state)
     free(ids);
 }
 
+/* ---- moefy run ------------------------------------------------------------------- */
+
+/* Rows of a file, one of them put into its task's template by moefy. */
+static void moefy_run_says_the_same(void **state)
+{
+    (void)state;
+    char command[1024], line[65536];
+    const char *build = getenv("MOE_BUILD");
+    snprintf(command, sizeof command,
+             "{ head -5 %s; echo '{\"text\":\"unflinchingly bleak and desperate\",\"task\":"
+             "\"sst2\"}'; } | %s/moefy run %s --input -", trained.golden,
+             build ? build : "build/release", trained.dir);
+    FILE *f = popen(command, "r");
+    assert_non_null(f);
+    for (int i = 0; i < 6; i++) {
+        assert_non_null(fgets(line, sizeof line, f));
+        cJSON *got = cJSON_Parse(line), *score;
+        const cJSON *row = trained.rows[i < 5 ? i : 1];
+        assert_true(cJSON_Compare(of(got, "ids"), of(row, "ids"), true));
+        assert_true(cJSON_Compare(of(got, "generated_ids"), of(row, "generated_ids"), true));
+        assert_string_equal(of(got, "generated")->valuestring, of(row, "generated")->valuestring);
+        cJSON_ArrayForEach(score, of(got, "scores")) {
+            const cJSON *expected = of(of(row, "label_logprob"), of(score, "label")->valuestring);
+            assert_true(fabs(of(score, "logit")->valuedouble - expected->valuedouble) < 1e-3);
+        }
+        assert_int_equal(cJSON_GetArraySize(of(got, "scores")), 2);
+        cJSON_Delete(got);
+    }
+    assert_int_equal(pclose(f), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -307,6 +338,7 @@ int main(void)
         cmocka_unit_test(greedy_text_is_that_of_transformers),
         cmocka_unit_test(gated_models_say_the_same_as_transformers),
         cmocka_unit_test(labels_are_as_likely_as_to_transformers),
+        cmocka_unit_test(moefy_run_says_the_same),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }

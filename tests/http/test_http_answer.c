@@ -161,13 +161,13 @@ static void what_is_wrong_is_told(void **state)
         {"{\"question\":\"q\",\"context\":\"c\",\"doc_strid\":1}", 422, "unknown key 'doc_strid'"},
         {"{\"question\":\"q\",\"context\":\"c\",\"top_k\":0}", 422, "top_k: expected a whole number "
          "from 1 to 1000"},
-        {"{\"question\":\"q\",\"context\":\"c\",\"max_seq_len\":513}", 422,
+        {"{\"question\":\"q\",\"context\":\"c\",\"max_seq_len\":513}", 409,
          "inputs: max_seq_len is 513, expected 1 to 512"},
-        {"{\"question\":\"q\",\"context\":\"c\",\"max_seq_len\":4}", 422, "no room for the context"},
+        {"{\"question\":\"q\",\"context\":\"c\",\"max_seq_len\":4}", 409, "no room for the context"},
         {"{\"question\":\"q\",\"context\":\"c\",\"align_to_words\":1}", 422,
          "align_to_words: expected true or false"},
         {"{\"question\":\"q\",\"context\":\"c\",\"model\":\"none\"}", 404, "no model 'none'"},
-        {"{\"question\":\"q\",\"context\":\"c\",\"model\":\"minilm-sst2-relu\"}", 422,
+        {"{\"question\":\"q\",\"context\":\"c\",\"model\":\"minilm-sst2-relu\"}", 404,
          "does not answer questions: POST /v1/classify"},
     };
     (void)state;
@@ -179,7 +179,7 @@ static void what_is_wrong_is_told(void **state)
         answer_free(&a);
     }
     answer a = classify(&server, "{\"inputs\":\"a\",\"model\":\"squad\"}");
-    expect_status(&a, 422, "classify");
+    expect_status(&a, 404, "classify");
     assert_string_equal(string_at(&a, "error.type"), "wrong_task");
     answer_free(&a);
 }

@@ -6,7 +6,7 @@
 static const char *const low_isas[] = {"c", "avx2", "avx2vnni", "avx512", "avx512vnni",
                                        "avx512bf16", "avx512amx"};
 static const moe_dtype dtypes[] = {MOE_BF16, MOE_I8};
-enum { N_LOW_ISAS = 7, N_DTYPES = 2, MAX_K = 1100 };
+enum { N_LOW_ISAS = 7, N_DTYPES = 2, MAX_K = 1100, MAX_EXPERTS = 64 };
 
 /* The weight of output j and input i, found by the layout that weights.h states. */
 static double low_weight(moe_dtype t, const void *w, const float *scale, int columns, int k,
@@ -132,49 +132,62 @@ static double plain_hidden(const moe_ffn *w, const double *x, int e, double *h)
     double most = 0;
     for (int i = 0; i < 32; i++) {
         int j = e * 32 + i;
-        double sum = (double)w->b1[j];
-        for (int c = 0; c < w->d; c++)
+        double sum = (double)w->b1[j], up = 0;
+        for (int c = 0; c < w->d; c++) {
             sum += x[c] * low_weight(w->dtype, w->w1, w->scale1, 32, w->d, j, c);
-        h[i] = plain_activate(sum, w->act);
+            if (w->up)
+                up += x[c] * low_weight(w->dtype, w->up, w->scale_up, 32, w->d, j, c);
+        }
+        h[i] = plain_activate(sum, w->act) * (w->up ? up : 1);
         most = fmax(most, fabs(h[i]));
     }
     return most;
 }
 
+static double w2_value(const moe_ffn *w, int e, int f, int c)
+{
+    size_t v = w->dtype == MOE_BF16 ? 2 : 4, units = 32 / v, panels = ((size_t)w->d + 63) / 64;
+    const char *panel =
+        (const char *)w->w2 + ((size_t)e * panels + (size_t)(c / 64)) * units * 64 * 4;
+    return low_weight(w->dtype, panel, w->scale2 ? w->scale2 + c / 64 * 64 : NULL, 64, 32,
+                      c % 64, f);
+}
+
 /* y [d], tolerance [d]. A hidden value that lies near a seam may be rounded to either
- * side: it is allowed a step, and so is the sum of its products. */
+ * side: it is allowed a step, and so is the sum of its products. Of int8, kernels may have
+ * one scale for all of a token's experts. */
 static void plain_row(const moe_ffn *w, const float *x, const int32_t *expert, int n, double *y,
                       double *tolerance)
 {
-    static double low[MAX_K];
-    double h[32];
+    static double low[MAX_K], h[MAX_EXPERTS][32];
+    double most = 0, steps = w->act == MOE_ACT_RELU && !w->up ? 255 : 127;
     low_row(w->dtype, x, w->d, low);
     for (int c = 0; c < w->d; c++)
         tolerance[c] = 1e-5 * (1 + fabs(y[c] = (double)w->b2[c]));
-    for (int i = 0; i < n; i++) {
-        int e = expert[i], panels = (w->d + 63) / 64;
-        double step = plain_hidden(w, low, e, h) / (w->act == MOE_ACT_RELU ? 255 : 127);
+    for (int i = 0; i < n; i++)
+        most = fmax(most, plain_hidden(w, low, expert[i], h[i]));
+    for (int i = 0; i < n; i++)
         for (int c = 0; c < w->d; c++)
             for (int f = 0; f < 32; f++) {
-                size_t v = w->dtype == MOE_BF16 ? 2 : 4, units = 32 / v;
-                const char *panel = (const char *)w->w2 +
-                    ((size_t)e * (size_t)panels + (size_t)(c / 64)) * units * 64 * 4;
-                double w2 = low_weight(w->dtype, panel, w->scale2 ? w->scale2 + c / 64 * 64 : NULL,
-                                       64, 32, c % 64, f);
-                double off = w->dtype == MOE_BF16 ? fabs(h[f]) / 128 : step;
-                y[c] += h[f] * w2;
-                tolerance[c] += fabs(w2) * (off + 1e-5 * fabs(h[f]));
+                double w2 = w2_value(w, expert[i], f, c);
+                double off = w->dtype == MOE_BF16 ? fabs(h[i][f]) / 128 : most / steps;
+                y[c] += h[i][f] * w2;
+                tolerance[c] += fabs(w2) * (off + 1e-5 * fabs(h[i][f]));
             }
-    }
 }
 
-typedef struct { int n_tokens, d, d_ff, k_low, k_high; moe_activation act; } ffn_case;
+typedef struct { int n_tokens, d, d_ff, k_low, k_high; moe_activation act; bool gated; } ffn_case;
 
-static moe_ffn low_ffn(rng *r, moe_dtype t, int d, int d_ff, moe_activation act)
+static moe_ffn low_ffn(rng *r, moe_dtype t, int d, int d_ff, moe_activation act, bool gated)
 {
     moe_error err;
     plain_ffn p = random_ffn(r, d, d_ff);
     moe_ffn f32 = pack_plain_ffn(&p, d, d_ff, act), low;
+    if (gated) {
+        plain_ffn other = random_ffn(r, d, d_ff);
+        f32.gated = true;
+        f32.up = pack_plain_ffn(&other, d, d_ff, act).w1;
+    }
     assert_int_equal(lower_ffn(&f32, t, NULL, NULL, &low, &err), MOE_OK);
     return low;
 }
@@ -182,7 +195,7 @@ static moe_ffn low_ffn(rng *r, moe_dtype t, int d, int d_ff, moe_activation act)
 static void check_ffn(const machine *m, moe_dtype t, const ffn_case *c, rng *r)
 {
     int n_experts = (c->d_ff + 31) / 32;
-    moe_ffn w = low_ffn(r, t, c->d, c->d_ff, c->act);
+    moe_ffn w = low_ffn(r, t, c->d, c->d_ff, c->act, c->gated);
     float *x = random_floats(r, (size_t)c->n_tokens * (size_t)c->d, 2);
     float *y = random_floats(r, (size_t)c->n_tokens * (size_t)c->d, NAN);
     moe_route route = random_route(r, c->n_tokens, n_experts, c->k_low, c->k_high);
@@ -211,12 +224,15 @@ static moe_backend_shape shape_of(int d, int n_experts, int max_tokens)
 static void ffns_match_double_precision(void **state)
 {
     static const ffn_case cases[] = {
-        {0, 64, 128, 1, 2, MOE_ACT_RELU}, {1, 64, 128, 1, 1, MOE_ACT_RELU},
-        {1, 64, 128, 4, 4, MOE_ACT_RELU}, {1, 96, 250, 3, 3, MOE_ACT_GELU_ERF},
-        {2, 40, 70, 0, 3, MOE_ACT_RELU}, {3, 100, 96, 3, 3, MOE_ACT_GELU_TANH},
-        {13, 65, 200, 1, 6, MOE_ACT_RELU}, {50, 64, 320, 10, 10, MOE_ACT_RELU},
-        {129, 63, 160, 5, 5, MOE_ACT_GELU_ERF}, {700, 48, 96, 1, 3, MOE_ACT_RELU},
-        {600, 5, 31, 1, 1, MOE_ACT_RELU}, {3, 384, 1536, 12, 12, MOE_ACT_RELU},
+        {0, 64, 128, 1, 2, MOE_ACT_RELU, false}, {1, 64, 128, 1, 1, MOE_ACT_RELU, false},
+        {1, 64, 128, 4, 4, MOE_ACT_RELU, false}, {1, 96, 250, 3, 3, MOE_ACT_GELU_ERF, false},
+        {2, 40, 70, 0, 3, MOE_ACT_RELU, false}, {3, 100, 96, 3, 3, MOE_ACT_GELU_TANH, false},
+        {13, 65, 200, 1, 6, MOE_ACT_RELU, false}, {50, 64, 320, 10, 10, MOE_ACT_RELU, false},
+        {129, 63, 160, 5, 5, MOE_ACT_GELU_ERF, false}, {700, 48, 96, 1, 3, MOE_ACT_RELU, false},
+        {600, 5, 31, 1, 1, MOE_ACT_RELU, false}, {3, 384, 1536, 12, 12, MOE_ACT_RELU, false},
+        {300, 128, 1100, 0, 20, MOE_ACT_RELU, false}, {77, 64, 640, 0, 9, MOE_ACT_GELU_ERF, false},
+        {150, 64, 576, 18, 18, MOE_ACT_GELU_TANH, true}, {9, 128, 300, 0, 4, MOE_ACT_RELU, true},
+        {1, 64, 300, 3, 3, MOE_ACT_GELU_TANH, true},
     };
     (void)state;
     for (int isa = 0; isa < N_LOW_ISAS; isa++)
@@ -232,34 +248,52 @@ static void ffns_match_double_precision(void **state)
         }
 }
 
+typedef struct { int d, d_ff; moe_dtype t; moe_activation act; bool gated; } bits_case;
+
+/* n tokens at once, and seven by seven. */
+static void check_bits(const machine *m, const bits_case *c, rng *r)
+{
+    enum { N = 333, AT_ONCE = 7 };
+    int d = c->d, n_experts = (c->d_ff + 31) / 32;
+    moe_ffn w = low_ffn(r, c->t, d, c->d_ff, c->act, c->gated);
+    size_t n = (size_t)(N * d);
+    float *x = random_floats(r, n, 1), *y[4];
+    moe_route all = random_route(r, N, n_experts, n_experts, n_experts);
+    moe_route some = random_route(r, N, n_experts, 0, n_experts - 1);
+    for (int i = 0; i < 4; i++)
+        y[i] = guarded_floats(n);
+    m->b->ops->ffn(m->b, &w, x, N, NULL, y[0]);
+    m->b->ops->ffn(m->b, &w, x, N, &all, y[1]);
+    assert_same_bits(y[0], y[1], n, m->b->isa);
+    m->b->ops->ffn(m->b, &w, x, N, &some, y[2]);
+    for (int i = 0; i < N; i += AT_ONCE) {
+        int rows = N - i < AT_ONCE ? N - i : AT_ONCE;
+        moe_route part = {.bound = some.bound + i, .expert = some.expert};
+        m->b->ops->ffn(m->b, &w, x + i * d, rows, NULL, y[1] + i * d);
+        m->b->ops->ffn(m->b, &w, x + i * d, rows, &part, y[3] + i * d);
+    }
+    assert_same_bits(y[0], y[1], n, m->b->isa);
+    assert_same_bits(y[2], y[3], n, m->b->isa);
+    lower_ffn_release(&w);
+    guarded_release();
+}
+
 /* Ratio 1 is exactly dense; a token's bits depend on nothing beside it. */
 static void bits_are_the_same_dense_alone_and_on_any_threads(void **state)
 {
-    enum { N = 333, D = 80, D_FF = 300, E = 10 };
     (void)state;
     for (int isa = 0; isa < N_LOW_ISAS; isa++)
-        for (int t = 0; t < N_DTYPES; t++)
-            for (int n_threads = 1; n_threads <= 3; n_threads++) {
-                machine m;
-                moe_backend_shape shape = shape_of(D, E, N);
-                if (!machine_open(&m, low_isas[isa], n_threads, &shape))
-                    continue;
-                rng r = rng_seed(31);
-                moe_ffn w = low_ffn(&r, dtypes[t], D, D_FF,
-                                    n_threads % 2 ? MOE_ACT_RELU : MOE_ACT_GELU_ERF);
-                float *x = random_floats(&r, N * D, 1), *dense = guarded_floats(N * D);
-                float *sparse = guarded_floats(N * D), *alone = guarded_floats(N * D);
-                moe_route route = random_route(&r, N, E, E, E);
-                m.b->ops->ffn(m.b, &w, x, N, NULL, dense);
-                m.b->ops->ffn(m.b, &w, x, N, &route, sparse);
-                for (int i = 0; i < N; i += 7)
-                    m.b->ops->ffn(m.b, &w, x + i * D, N - i < 7 ? N - i : 7, NULL, alone + i * D);
-                assert_same_bits(dense, sparse, N * D, m.b->isa);
-                assert_same_bits(dense, alone, N * D, m.b->isa);
-                lower_ffn_release(&w);
-                guarded_release();
-                machine_close(&m);
-            }
+        for (int i = 0; i < 12; i++) {
+            machine m;
+            bits_case c = {i % 2 ? 128 : 80, i % 3 ? 300 : 700, dtypes[i / 2 % 2],
+                           i < 6 ? MOE_ACT_RELU : MOE_ACT_GELU_ERF, i % 5 == 4};
+            moe_backend_shape shape = shape_of(c.d, (c.d_ff + 31) / 32, 333);
+            if (!machine_open(&m, low_isas[isa], 1 + i % 3, &shape))
+                continue;
+            rng r = rng_seed(31 + (uint64_t)i);
+            check_bits(&m, &c, &r);
+            machine_close(&m);
+        }
 }
 
 static void masses_are_sums_of_the_positive_hidden_values(void **state)
@@ -273,7 +307,7 @@ static void masses_are_sums_of_the_positive_hidden_values(void **state)
             if (!machine_open(&m, low_isas[isa], 2, &shape))
                 continue;
             rng r = rng_seed(43);
-            moe_ffn w = low_ffn(&r, dtypes[t], D, D_FF, MOE_ACT_GELU_ERF);
+            moe_ffn w = low_ffn(&r, dtypes[t], D, D_FF, MOE_ACT_GELU_ERF, false);
             float *x = random_floats(&r, N * D, 1), *mass = guarded_floats(N * E);
             static double low[MAX_K];
             m.b->ops->expert_mass(m.b, &w, x, N, mass);

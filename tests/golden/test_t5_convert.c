@@ -1,0 +1,114 @@
+/* moefy convert and eval of a text-to-text model: both halves cut, the directory serves,
+ * agrees with its source, and goes back to a dense checkpoint. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cjson/cJSON.h>
+#include <cmocka.h>
+
+#define SOURCE "models/t5-mini-glue"
+#define CALIBRATION "tests/data/sst2_calibration.tsv"
+#define DEV "tests/data/sst2_dev.tsv"
+
+/* Runs moefy with the arguments; its standard output into out. Returns the exit status. */
+static int moefy(char *out, size_t room, const char *format, ...)
+{
+    char arguments[2048], command[4096];
+    const char *build = getenv("MOE_BUILD"), *tmp = getenv("MOE_TMP");
+    va_list args;
+    va_start(args, format);
+    vsnprintf(arguments, sizeof arguments, format, args);
+    va_end(args);
+    snprintf(command, sizeof command, "T=%s; %s/moefy %s 2>$T/stderr", tmp ? tmp : "/tmp",
+             build ? build : "build/release", arguments);
+    FILE *f = popen(command, "r");
+    assert_non_null(f);
+    size_t n = fread(out, 1, room - 1, f);
+    out[n] = '\0';
+    return pclose(f) / 256;
+}
+
+static char out[1 << 20];
+
+static double number(const cJSON *row, const char *key)
+{
+    const cJSON *v = cJSON_GetObjectItemCaseSensitive(row, key);
+    assert_true(cJSON_IsNumber(v));
+    return v->valuedouble;
+}
+
+static void a_converted_model_agrees_with_its_source(void **state)
+{
+    (void)state;
+    assert_int_equal(moefy(out, sizeof out, "convert " SOURCE " -o $T/moe --calibrate " CALIBRATION
+                           " --task sst2 --max-tokens 6000 --json"), 0);
+    cJSON *j = cJSON_Parse(out);
+    assert_int_equal(cJSON_GetArraySize(cJSON_GetObjectItem(j, "layers")), 8);
+    cJSON_Delete(j);
+    assert_int_equal(moefy(out, sizeof out, "eval $T/moe --data " DEV " --task sst2 --limit 60 "
+                           "--ratio 1,0.25 --json"), 0);
+    j = cJSON_Parse(out);
+    const cJSON *rows = cJSON_GetObjectItem(j, "results");
+    const cJSON *dense = cJSON_GetArrayItem(rows, 0), *sparse = cJSON_GetArrayItem(rows, 1);
+    assert_true(number(dense, "agreement") == 1);
+    assert_true(number(dense, "effective_ratio") == 1);
+    assert_true(number(dense, "accuracy") > 0.6);
+    assert_true(number(sparse, "effective_ratio") < 0.26);
+    assert_true(number(sparse, "agreement") > 0.9);
+    cJSON_Delete(j);
+}
+
+/* What is printed for a text is the same from the source, the MoEfied one at ratio 1 and
+ * its dense export. */
+static void export_brings_the_source_back(void **state)
+{
+    (void)state;
+    static char first[65536], second[65536], third[65536];
+    static const char ask[] = "--task sst2 \"a charming journey\" --json";
+    assert_int_equal(moefy(out, sizeof out, "export $T/moe -o $T/dense"), 0);
+    assert_int_equal(moefy(first, sizeof first, "run " SOURCE " %s", ask), 0);
+    assert_int_equal(moefy(second, sizeof second, "run $T/dense %s", ask), 0);
+    assert_string_equal(first, second);
+    assert_int_equal(moefy(third, sizeof third, "run $T/moe %s", ask), 0);
+    cJSON *a = cJSON_Parse(first), *b = cJSON_Parse(third);
+    assert_true(cJSON_Compare(cJSON_GetObjectItem(a, "generated_ids"),
+                              cJSON_GetObjectItem(b, "generated_ids"), true));
+    cJSON_Delete(a);
+    cJSON_Delete(b);
+}
+
+static void wrong_rows_are_refused(void **state)
+{
+    (void)state;
+    assert_int_equal(moefy(out, sizeof out, "eval " SOURCE " --data " DEV " --ratio 1"), 1);
+    assert_int_equal(moefy(out, sizeof out, "eval " SOURCE " --data " DEV " --ratio 1 "
+                           "--task nothing"), 1);
+    assert_int_equal(moefy(out, sizeof out, "run " SOURCE " --task mrpc \"no pair\""), 1);
+    assert_int_equal(moefy(out, sizeof out, "run models/minilm-sst2-relu --task sst2 \"x\""), 1);
+}
+
+static int clean(void **state)
+{
+    (void)state;
+    const char *tmp = getenv("MOE_TMP");
+    char command[1024];
+    snprintf(command, sizeof command, "rm -rf %s/moe %s/moe.resume %s/dense", tmp ? tmp : "/tmp",
+             tmp ? tmp : "/tmp", tmp ? tmp : "/tmp");
+    return system(command) != 0;
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_converted_model_agrees_with_its_source),
+        cmocka_unit_test(export_brings_the_source_back),
+        cmocka_unit_test(wrong_rows_are_refused),
+    };
+    return cmocka_run_group_tests(tests, clean, clean);
+}
