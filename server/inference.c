@@ -111,7 +111,7 @@ static bool fits(const served_model *m, const protocol *p)
 static bool wrong_task(const served_model *m, const protocol *wanted, problem *p)
 {
     bool texts = m->info->task == MOE_TASK_TEXT;
-    return problem_set(p, 422, "wrong_task",
+    return problem_set(p, 404, "wrong_task",
                        answers(m) ? "model '%.64s' answers questions: POST /v1/answer"
                        : texts    ? "model '%.64s' is text to text: POST /v1/generate, or "
                                     "/v1/classify with a task"
