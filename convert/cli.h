@@ -78,6 +78,7 @@ int cmd_inspect(int argc, char **argv);
 int cmd_tokenize(int argc, char **argv);
 int cmd_export(int argc, char **argv);
 int cmd_relufy(int argc, char **argv);
+int cmd_random(int argc, char **argv);
 
 /* MOE_E_UNSUPPORTED where a text-to-text model comes to a command that is not for them. */
 moe_status cli_refuse_text(const moe_model_info *info, const char *command, moe_error *err);

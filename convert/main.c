@@ -21,6 +21,7 @@ static const command commands[] = {
     {"tokenize", cmd_tokenize, "show the tokens of a text"},
     {"export", cmd_export, "write a MoEfied model back as a dense checkpoint"},
     {"relufy", cmd_relufy, "give a GELU checkpoint ReLU FFNs, which skip more neurons"},
+    {"random", cmd_random, "write a checkpoint of a known shape with random weights"},
 };
 enum { N_COMMANDS = sizeof commands / sizeof *commands };
 

@@ -22,6 +22,8 @@ struct batcher {
     pthread_t thread;
     batch_limits limits;
     bool every_token;     /* has n_labels logits, not its sequence */
+    bool texts;           /* a text-to-text model: sequences want labels or text */
+    moe_decoding each[QUEUE_WINDOW];
     int n_labels;
     uint64_t token_neurons; /* FFN neurons of all layers */
     /* The thread's own, one batch: */
@@ -147,8 +149,11 @@ static void deliver(batcher *b, int n)
         sequence *s = b->batch[i];
         job *j = s->owner;
         size_t row = (size_t)(b->every_token ? b->cu_seqlens[i] : i);
-        memcpy(s->values, b->logits + row * (size_t)b->n_labels,
-               (size_t)s->n_values * sizeof *s->values);
+        if (b->texts)
+            s->want = b->each[i];
+        else
+            memcpy(s->values, b->logits + row * (size_t)b->n_labels,
+                   (size_t)s->n_values * sizeof *s->values);
         s->effective_ratio = b->effective[i];
         if (--j->n_left == 0)
             finish(j);
@@ -175,6 +180,16 @@ static void count(batcher *b, int n, int64_t ns)
                           memory_order_relaxed);
 }
 
+/* The answers of a text-to-text model; those of labels go straight to values. */
+static moe_status decode(batcher *b, const moe_batch *batch, moe_error *err)
+{
+    for (int i = 0; i < batch->n_seqs; i++) {
+        b->each[i] = b->batch[i]->want;
+        b->each[i].logprob = b->batch[i]->values;
+    }
+    return moe_decode(b->o.engine, batch, b->each, b->effective, err);
+}
+
 static void run(batcher *b, int n)
 {
     moe_error err = {0};
@@ -184,7 +199,9 @@ static void run(batcher *b, int n)
     for (int i = 0; i < n; i++)
         if (!b->batch[i]->owner->started_ns)
             b->batch[i]->owner->started_ns = begin;
-    if (moe_forward(b->o.engine, &batch, &out, &err) != MOE_OK) {
+    moe_status status = b->texts ? decode(b, &batch, &err)
+                                 : moe_forward(b->o.engine, &batch, &out, &err);
+    if (status != MOE_OK) {
         log_error("a batch of %d texts failed: %s", n, err.message);
         fail_batch(b, n);
         return;
@@ -236,6 +253,7 @@ moe_status batcher_create(const batcher_options *o, batcher **out, moe_error *er
     b->o = *o;
     b->n_labels = info->n_labels;
     b->every_token = info->task == MOE_TASK_ANSWER;
+    b->texts = info->task == MOE_TASK_TEXT;
     b->token_neurons = (uint64_t)info->n_layers * (uint64_t)info->d_ff;
     b->limits = (batch_limits){
         .max_sequences = QUEUE_WINDOW,
@@ -246,7 +264,7 @@ moe_status batcher_create(const batcher_options *o, batcher **out, moe_error *er
     b->ids = calloc(room, sizeof *b->ids);
     b->types = calloc(room, sizeof *b->types);
     size_t rows = b->every_token ? room : QUEUE_WINDOW;
-    b->logits = calloc(rows * (size_t)b->n_labels, sizeof *b->logits);
+    b->logits = calloc(rows * (size_t)b->n_labels + 1, sizeof *b->logits);
     if (!b->ids || !b->types || !b->logits || pthread_create(&b->thread, NULL, serve, b) != 0) {
         release(b);
         return moe_fail(err, MOE_E_MEMORY, "out of memory for a batcher's thread");

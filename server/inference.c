@@ -16,6 +16,8 @@
 
 static const protocol protocols[N_ROUTES] = {
     [ROUTE_CLASSIFY] = {request_parse_classify, classify_tokenize, classify_write},
+    [ROUTE_GENERATE] = {request_parse_generate, generate_tokenize, generate_write,
+                        .texts = true},
     [ROUTE_ANSWER] = {request_parse_answer, answer_tokenize, answer_write, .questions = true},
     [ROUTE_PREDICT] = {request_parse_predict, classify_tokenize, predict_write,
                        .headers = tei_headers},
@@ -35,6 +37,10 @@ static const protocol hf_questions = {
     .accepts = hf_accepts,
 };
 
+/* POST /v1/classify with a task. */
+static const protocol classify_texts = {request_parse_classify, label_tokenize, label_write,
+                                        .texts = true};
+
 static bool answers(const served_model *m)
 {
     return m->info->task == MOE_TASK_ANSWER;
@@ -51,6 +57,8 @@ static const protocol *protocol_of(const request_state *r)
 {
     if (is_oip(r))
         return answers(r->model) ? &oip_questions : &protocols[r->route];
+    if (r->route == ROUTE_CLASSIFY && r->body.task)
+        return &classify_texts;
     bool hf = r->route == ROUTE_HF_MODEL || r->route == ROUTE_HF_PIPELINE;
     return hf && answers(r->model) ? &hf_questions : &protocols[r->route];
 }
@@ -93,25 +101,42 @@ static bool check_policy(const request_state *r, problem *p)
                        "'topk'", r->model->name, lacks);
 }
 
+/* Whether a model is of the kind that the route is for. */
+static bool fits(const served_model *m, const protocol *p)
+{
+    bool texts = m->info->task == MOE_TASK_TEXT;
+    return answers(m) == p->questions && texts == p->texts;
+}
+
+static bool wrong_task(const served_model *m, const protocol *wanted, problem *p)
+{
+    bool texts = m->info->task == MOE_TASK_TEXT;
+    return problem_set(p, 404, "wrong_task",
+                       answers(m) ? "model '%.64s' answers questions: POST /v1/answer"
+                       : texts    ? "model '%.64s' is text to text: POST /v1/generate, or "
+                                    "/v1/classify with a task"
+                       : wanted->texts ? "model '%.64s' is not text to text: POST /v1/classify "
+                                         "without a task"
+                                       : "model '%.64s' does not answer questions: POST "
+                                         "/v1/classify", m->name);
+}
+
 /* The one named, or else the first that does what the route asks for. */
 static bool choose_model(server *s, const http_exchange *x, request_state *r, problem *p)
 {
-    bool questions = protocol_of(r)->questions;
+    const protocol *wanted = protocol_of(r);
     const char *named = r->body.model ? r->body.model : http_header(x, "X-Moe-Model");
-    if (r->model_in_path)
-        return !protocol_of(r)->accepts || protocol_of(r)->accepts(r, p);
-    served_model *m = models_find(&s->models, named);
-    for (int i = 0; !named && i < s->models.n && m && answers(m) != questions; i++)
-        if (answers(&s->models.list[i]) == questions)
+    served_model *m = r->model_in_path ? r->model : models_find(&s->models, named);
+    for (int i = 0; !r->model_in_path && !named && m && !fits(m, wanted) && i < s->models.n; i++)
+        if (fits(&s->models.list[i], wanted))
             m = &s->models.list[i];
     if (!m)
         return problem_set(p, 404, "not_found", "no model '%.64s'", named);
     r->model = m;
-    if (answers(m) == questions)
-        return !protocol_of(r)->accepts || protocol_of(r)->accepts(r, p);
-    return problem_set(p, 404, "wrong_task", answers(m) ? "model '%.64s' answers questions: POST "
-                       "/v1/answer" : "model '%.64s' does not answer questions: POST "
-                       "/v1/classify", m->name);
+    /* In a path the protocol has followed the model, but none follows text to text. */
+    if (r->model_in_path ? m->info->task == MOE_TASK_TEXT : !fits(m, wanted))
+        return wrong_task(m, wanted, p);
+    return !wanted->accepts || wanted->accepts(r, p);
 }
 
 /* About how long until the queue has room, in whole seconds. */
@@ -133,6 +158,14 @@ static bool refuse_full(server *s, http_exchange *x, const request_state *r, pro
                        r->model->line.n_sequences, r->model->line.n_tokens);
 }
 
+/* Of a sequence, or of each of its tokens. */
+static int n_values(const request_state *r)
+{
+    if (protocol_of(r) == &classify_texts)
+        return text_labels_find(r->model, r->body.task)->task->n_labels;
+    return r->model->info->n_labels;
+}
+
 /* Room for the inputs is held: more of it where they became more sequences. */
 static bool tokenize(server *s, http_exchange *x, request_state *r, problem *p)
 {
@@ -148,7 +181,7 @@ static bool tokenize(server *s, http_exchange *x, request_state *r, problem *p)
                            r->job->n_sequences, r->model->line.max_tokens,
                            r->model->line.max_sequences);
     r->n_tokens = (int)n_tokens;
-    if (!job_allot(r->job, r->model->info->n_labels, protocol_of(r)->questions))
+    if (!job_allot(r->job, n_values(r), protocol_of(r)->questions))
         return problem_set(p, 500, "internal", "out of memory");
     if (!queue_reserve(&r->model->line, r->job->n_sequences - r->body.n_inputs, r->n_tokens))
         return refuse_full(s, x, r, p);

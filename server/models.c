@@ -18,8 +18,7 @@ moe_status models_open(models *m, const config *c, moe_error *err)
         if (status == MOE_OK)
             s->info = moe_model_describe(s->model);
         if (status == MOE_OK && s->info->task == MOE_TASK_TEXT)
-            status = moe_fail(err, MOE_E_UNSUPPORTED, "%s: is a %s, which is not served yet",
-                              s->info->dir, s->info->architecture);
+            status = text_labels_create(s, err);
         queue_init(&s->line, c->queue_inputs, c->queue_tokens);
         m->n++;
     }
@@ -59,7 +58,7 @@ static moe_status start_one(models *m, served_model *s, const config *c, moe_err
         .measure_plan = true,
     };
     moe_status status = moe_engine_create(s->model, m->pool, &engine, &s->engine, err);
-    if (status == MOE_OK && c->probe && s->info->moefied)
+    if (status == MOE_OK && c->probe && s->info->moefied && s->info->task != MOE_TASK_TEXT)
         status = start_probe(m, s, c, err);
     if (status != MOE_OK)
         return status;
@@ -92,6 +91,7 @@ void models_close(models *m)
         batcher_destroy(s->batcher);
         probe_destroy(s->probe);
         moe_engine_destroy(s->engine);
+        text_labels_free(s);
         moe_model_close(s->model);
         queue_destroy(&s->line);
     }

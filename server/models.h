@@ -7,6 +7,9 @@
 #include "server/batcher.h"
 #include "server/config.h"
 
+/* The label words of a task of a text-to-text model. */
+typedef struct { const moe_text_task *task; moe_labels *labels; } text_labels;
+
 typedef struct {
     const char *name;
     moe_model *model;
@@ -16,7 +19,14 @@ typedef struct {
     queue line;
     batcher *batcher;
     model_stats stats;
+    text_labels *text_labels;   /* [n_text_labels] of all tasks with label words */
+    int n_text_labels;
 } served_model;
+
+/* text.c: makes and frees those of a text-to-text model; the task's by name, NULL: none. */
+moe_status text_labels_create(served_model *m, moe_error *err);
+void text_labels_free(served_model *m);
+const text_labels *text_labels_find(const served_model *m, const char *task);
 
 typedef struct {
     served_model *list; /* [n]; the first is the default */

@@ -43,6 +43,7 @@ void job_free(job *j)
     for (int i = 0; i < j->n_sequences; i++)
         moe_tokens_free(&j->sequences[i].tokens);
     free(j->values);
+    free(j->ids);
     free(j);
 }
 

@@ -38,6 +38,7 @@ typedef struct sequence {
     float *values;          /* out [n_values]: its logits, of the job's array */
     int n_values;
     double effective_ratio; /* out */
+    moe_decoding want;      /* of a text-to-text model, and what came of it; logprob is values */
     bool queued;            /* in the queue; its lock */
 } sequence;
 
@@ -53,6 +54,7 @@ struct job {
     job_outcome outcome;
     int64_t pushed_ns, started_ns, finished_ns; /* first batch begins, last ends */
     float *values;           /* what the sequences' values point into */
+    int32_t *ids;            /* what their want.ids point into, or NULL */
     /* the batcher's (so are outcome and started_ns until done): */
     int n_left;              /* sequences without a result */
     sequence sequences[];    /* [n_sequences] */

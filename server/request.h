@@ -42,6 +42,8 @@ typedef struct {
     int doc_stride, max_seq_len, max_question_len, max_answer_len;
     bool handle_impossible_answer;
     bool align_to_words; /* true unless told */
+    const char *task;    /* of a text-to-text model; NULL: none */
+    int max_new_tokens;  /* (/v1/generate), 0: not told */
     struct oip_request *oip; /* oip.h: of the Open Inference Protocol, else NULL */
     request_input single; /* a question and context outside of a list */
     request_input *inputs; /* [n_inputs]; text and pair are question and context there */
@@ -60,6 +62,8 @@ bool request_parse_predict(const char *body, size_t n, const request_limits *lim
                            inference_request *out, problem *p);
 bool request_parse_answer(const char *body, size_t n, const request_limits *limits,
                           inference_request *out, problem *p);
+bool request_parse_generate(const char *body, size_t n, const request_limits *limits,
+                            inference_request *out, problem *p);
 /* POST /rerank: a query and texts become pairs. */
 bool request_parse_rerank(const char *body, size_t n, const request_limits *limits,
                           inference_request *out, problem *p);

@@ -124,10 +124,11 @@ bool request_set_direction(inference_request *r, const jnode *v, const request_l
 static const request_key classify_keys[] = {
     {"inputs", request_set_texts}, {"model", request_set_model},
     {"ratio", request_set_ratio}, {"policy", request_set_policy},
-    {"top_k", request_set_top_k}, {"truncate", request_set_truncate}, {NULL, NULL},
+    {"top_k", request_set_top_k}, {"truncate", request_set_truncate},
+    {"task", request_set_task}, {NULL, NULL},
 };
 static const request_grammar classify = {
-    .keys = classify_keys, .expected = "inputs, model, ratio, policy, top_k or truncate",
+    .keys = classify_keys, .expected = "inputs, model, task, ratio, policy, top_k or truncate",
 };
 
 static const request_key predict_keys[] = {

@@ -63,4 +63,7 @@ bool request_set_ratio(inference_request *r, const jnode *v, const request_limit
 bool request_set_policy(inference_request *r, const jnode *v, const request_limits *l, problem *p);
 bool request_set_top_k(inference_request *r, const jnode *v, const request_limits *l, problem *p);
 
+/* request_generate.c */
+bool request_set_task(inference_request *r, const jnode *v, const request_limits *l, problem *p);
+
 #endif

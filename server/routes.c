@@ -22,6 +22,7 @@ static const struct {
 } routes[N_ROUTES] = {
     [ROUTE_CLASSIFY] = {POST, handle_inference},
     [ROUTE_ANSWER] = {POST, handle_inference},
+    [ROUTE_GENERATE] = {POST, handle_inference},
     [ROUTE_PREDICT] = {POST, handle_inference, ERROR_TEI},
     [ROUTE_RERANK] = {POST, handle_inference, ERROR_TEI},
     [ROUTE_INFO] = {GET, handle_info, ERROR_TEI},

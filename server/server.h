@@ -49,7 +49,8 @@ typedef struct {
     /* Tokens of all inputs into r->job, which it makes. */
     bool (*tokenize)(request_state *r, problem *p);
     void (*write)(buffer *b, request_state *r, int64_t total_ns);
-    bool questions; /* for a model that answers them, else for one that does not */
+    bool questions; /* for a model that answers them */
+    bool texts;     /* for a text-to-text model; neither: for one that gives labels */
     /* What else the model must be, and headers of the answer; each may be NULL. */
     bool (*accepts)(const request_state *r, problem *p);
     void (*headers)(http_exchange *x, const request_state *r, int64_t total_ns);
@@ -72,6 +73,11 @@ void vllm_write(buffer *b, request_state *r, int64_t total_ns);
 typedef struct { int label; float score; } scored;
 void classify_rank(const request_state *r, int i, float *scores, scored *out);
 bool classify_scratch(buffer *b, const request_state *r, float **scores, scored **ranked);
+/* text.c: text-to-text models: text, and the labels of a task. */
+bool generate_tokenize(request_state *r, problem *p);
+void generate_write(buffer *b, request_state *r, int64_t total_ns);
+bool label_tokenize(request_state *r, problem *p);
+void label_write(buffer *b, request_state *r, int64_t total_ns);
 /* tei.c: text-embeddings-inference. */
 void predict_write(buffer *b, request_state *r, int64_t total_ns);
 bool rerank_accepts(const request_state *r, problem *p);

@@ -59,6 +59,7 @@ const char *route_name(route_id route)
     static const char *const names[N_ROUTES] = {
         [ROUTE_CLASSIFY] = "/v1/classify",
         [ROUTE_ANSWER] = "/v1/answer",
+        [ROUTE_GENERATE] = "/v1/generate",
         [ROUTE_PREDICT] = "/predict",
         [ROUTE_RERANK] = "/rerank",
         [ROUTE_INFO] = "/info",

@@ -36,7 +36,7 @@ void model_stats_count_answer(model_stats *s, double ratio, int sequences, int t
 
 /* Routes and codes are few and fixed, so that every series exists from the start. */
 typedef enum {
-    ROUTE_CLASSIFY, ROUTE_ANSWER, ROUTE_PREDICT, ROUTE_RERANK, ROUTE_INFO,
+    ROUTE_CLASSIFY, ROUTE_ANSWER, ROUTE_GENERATE, ROUTE_PREDICT, ROUTE_RERANK, ROUTE_INFO,
     ROUTE_HF_MODEL, ROUTE_HF_PIPELINE, ROUTE_VLLM,
     ROUTE_OIP, ROUTE_OIP_ALL_STATS, ROUTE_OIP_MODEL, ROUTE_OIP_VERSION, ROUTE_OIP_READY,
     ROUTE_OIP_VERSION_READY, ROUTE_OIP_STATS, ROUTE_OIP_VERSION_STATS, ROUTE_OIP_INFER,

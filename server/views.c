@@ -12,6 +12,7 @@ static const char *task_name(moe_task task)
 {
     return task == MOE_TASK_REGRESS ? "regression"
          : task == MOE_TASK_ANSWER ? "question-answering"
+         : task == MOE_TASK_TEXT ? "text2text-generation"
          : task == MOE_TASK_MULTI_LABEL ? "multi-label-classification" : "text-classification";
 }
 
@@ -27,6 +28,13 @@ static void write_brief(buffer *b, const served_model *m)
     jw_open(b, '[');
     for (int i = 0; i < m->info->n_labels; i++)
         jw_string(b, m->info->labels[i]);
+    jw_close(b, ']');
+    if (m->info->task != MOE_TASK_TEXT)
+        return;
+    jw_key(b, "tasks"); /* that /v1/classify takes */
+    jw_open(b, '[');
+    for (int i = 0; i < m->n_text_labels; i++)
+        jw_string(b, m->text_labels[i].task->name);
     jw_close(b, ']');
 }
 
