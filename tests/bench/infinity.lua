@@ -3,7 +3,7 @@
 --   wrk -t1 -c64 -d20s --latency -s tests/bench/infinity.lua http://127.0.0.1:7997
 --
 -- MODEL in the environment is the name that its /models gives.
-local bodies, next_body, bad = {}, 0, 0
+local bodies, next_body = {}, 0
 
 for line in io.lines(os.getenv("SENTENCES") or "tests/data/sst2_dev.tsv") do
     local text = line:match("^([^\t]+)\t")
@@ -16,7 +16,9 @@ end
 local threads = {}
 function setup(thread) threads[#threads + 1] = thread end
 
-function init(args) bad = 0 end
+function init(args)
+    bad = 0 -- global: done() asks for it
+end
 
 function request()
     next_body = next_body % #bodies + 1
