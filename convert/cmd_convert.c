@@ -21,7 +21,7 @@ enum { MAX_CALIBRATION_TOKENS = 1 << 24, FEW_TOKENS = 4096, MAX_KINDS = 16 };
 static const uint64_t max_seed = 1ULL << 53; /* exact in JSON */
 
 typedef struct {
-    const char *out, *calibrate, *preset, *layers, *dtype, *task;
+    const char *out, *calibrate, *preset, *layers, *dtype, *task, *tasks;
     const char *split, *router, *target, *states, *budget; /* as given, or NULL */
     int expert_size, threads, max_tokens;
     uint64_t seed;
@@ -58,6 +58,8 @@ static int parse(int argc, char **argv, arguments *a)
         {"--dtype", OPT_STRING, &a->dtype, 0, 0, "TYPE", "of the weights: f32, bf16 or int8 (default f32)"},
         {"--task", OPT_STRING, &a->task, 0, 0, "NAME",
          "of a text-to-text model's rows that name none: sst2, mrpc, qnli, squad, ..."},
+        {"--tasks", OPT_STRING, &a->tasks, 0, 0, "FILE",
+         "tasks that a text-to-text model is to state: {\"tasks\": [...]} in JSON"},
         {"--seed", OPT_UINT64, &a->seed, 0, 0, "N",
          "the same seed gives the same model (default 1)"},
         {"--threads", OPT_INT, &a->threads, 0, 1024, "N",
@@ -314,10 +316,26 @@ static int run(const arguments *a, convert_options *o, const moe_model *m, bool 
     return code;
 }
 
+/* Lets m state the tasks of the file, which *tasks holds. */
+static moe_status state_tasks(const char *path, moe_model *m, model_config *tasks,
+                              moe_error *err)
+{
+    if (m->info.task != MOE_TASK_TEXT)
+        return moe_fail(err, MOE_E_ARGUMENT, "%s: is no text-to-text model, which --tasks is for",
+                        m->info.dir);
+    moe_status status = config_read_tasks_file(path, tasks, err);
+    if (status == MOE_OK) {
+        m->info.tasks = tasks->tasks;
+        m->info.n_tasks = tasks->n_tasks;
+    }
+    return status;
+}
+
 int cmd_convert(int argc, char **argv)
 {
     arguments a;
     convert_options o = {.split = NULL};
+    model_config tasks = {.path = NULL};
     moe_model *m;
     moe_error err;
     int code = parse(argc, argv, &a);
@@ -330,6 +348,10 @@ int cmd_convert(int argc, char **argv)
     o.n_threads = a.threads;
     if (moe_model_open(a.source, &m, &err) != MOE_OK)
         return cli_failed(&err);
+    if (a.tasks && state_tasks(a.tasks, m, &tasks, &err) != MOE_OK) {
+        moe_model_close(m);
+        return cli_failed(&err);
+    }
     if (m->info.task == MOE_TASK_TEXT) { /* what there is for these so far */
         o.budget = BUDGET_UNIFORM;
         o.sensitivity = o.refit = false;
@@ -338,6 +360,7 @@ int cmd_convert(int argc, char **argv)
     if (m->info.moefied) {
         moe_fail(&err, MOE_E_ARGUMENT, "%s: is MoEfied already; moefy export writes a "
                  "dense checkpoint of it", a.source);
+        config_free(&tasks);
         moe_model_close(m);
         return cli_failed(&err);
     }
@@ -349,6 +372,7 @@ int cmd_convert(int argc, char **argv)
         code = cli_failed(&err);
     }
     free(wanted);
+    config_free(&tasks);
     moe_model_close(m);
     return code;
 }

@@ -14,6 +14,7 @@
 #include "engine/model/moefied.h"
 #include "engine/model/sha256.h"
 #include "engine/model/tokenizer_files.h"
+#include "engine/task/template.h"
 
 enum { MAX_CONFIG_BYTES = 16 << 20 };
 
@@ -192,6 +193,22 @@ static moe_status add_provenance(json *parent, const moe_model *m, const convert
     return write_add_source(provenance, m, err);
 }
 
+/* What a text-to-text model is asked, if it states that. */
+static void add_tasks(json *parent, const moe_model *m)
+{
+    json *list = m->info.n_tasks ? json_add(parent, "tasks", json_array()) : NULL;
+    for (int i = 0; i < m->info.n_tasks; i++) {
+        const moe_text_task *t = &m->info.tasks[i];
+        json *task = json_add(list, NULL, json_object());
+        json_add_string(task, "name", t->name);
+        json_add_string(task, "kind", template_kind_name(t->kind));
+        json_add_string(task, "template", t->format);
+        json *labels = t->n_labels ? json_add(task, "labels", json_array()) : NULL;
+        for (int k = 0; k < t->n_labels; k++)
+            json_add_string(labels, NULL, t->labels[k]);
+    }
+}
+
 /* All that the result depends on, as JSON. */
 moe_status write_conversion_key(const moe_model *m, const convert_options *o,
                                 const dataset *data, char key[65], moe_error *err)
@@ -201,6 +218,7 @@ moe_status write_conversion_key(const moe_model *m, const convert_options *o,
     json_add_string(all, "split", o->split->name);
     json_add_string(all, "router", o->router->name);
     json_add_string(all, "task", o->task ? o->task : "");
+    add_tasks(all, m);
     json *layers = json_add(all, "layers", json_array());
     for (int l = 0; l < m->info.n_layers; l++)
         json_add_bool(layers, NULL, o->wanted[l]);
@@ -232,6 +250,7 @@ static moe_status add_moefication(json *config, const moe_model *m, const conver
             json_add_int(layers, NULL, l);
     json_add_string(moe, "policy", moe_policy_name(c->model.info.policy));
     add_ratio_table(moe, c);
+    add_tasks(moe, m);
     add_fidelity(moe, c);
     return add_provenance(moe, m, c, o, data, err);
 }

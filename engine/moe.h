@@ -283,7 +283,7 @@ void moe_engine_destroy(moe_engine *e);
 /* The table: *rows [returned] of the engine. 0: the backend or the weights' dtype has one
  * path only. */
 int moe_engine_plan(const moe_engine *e, const moe_plan_row **rows);
-const char *moe_engine_isa(const moe_engine *e); /* "c", "avx2", "avx512" */
+const char *moe_engine_isa(const moe_engine *e); /* "c", "avx2", ..., "avx512amx" */
 
 /* Runs a batch of any number of tokens. A sequence's logits are the same bits
  * in any batch and with any number of threads. MOE_E_ARGUMENT on an id, type,

@@ -28,6 +28,8 @@ moe_status models_open(models *m, const config *c, moe_error *err)
 }
 
 /* Whether any model has something waiting: a probe must not delay it. */
+enum { CHUNK_TOKENS = 2048 };
+
 static bool any_waiting(void *ctx)
 {
     const models *m = ctx;
@@ -50,7 +52,9 @@ static moe_status start_one(models *m, served_model *s, const config *c, moe_err
 {
     moe_engine_options engine = {
         .backend = c->backend,
-        .chunk_tokens = c->batch_tokens > s->info->max_tokens ? c->batch_tokens : s->info->max_tokens,
+        /* A larger batch goes through the layers in chunks: memory stays small, and
+         * activations in cache. 0 is the engine's own size. */
+        .chunk_tokens = c->batch_tokens < CHUNK_TOKENS ? c->batch_tokens : 0,
         .measure_plan = true,
     };
     moe_status status = moe_engine_create(s->model, m->pool, &engine, &s->engine, err);

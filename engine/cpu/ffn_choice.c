@@ -91,7 +91,9 @@ static double crossing(const probe *p, int n_tokens)
     double dense = best[0], low = best[1], high = best[2];
     if (high <= dense)
         return 1;
-    double share = high <= low ? 0 : low_share + (high_share - low_share) * (dense - low) / (high - low);
+    double share = 0;
+    if (high > low)
+        share = low_share + (high_share - low_share) * (dense - low) / (high - low);
     return share < least_share ? least_share : share > 1 ? 1 : share;
 }
 

@@ -68,6 +68,9 @@ moe_status config_read_t5(model_config *c, moe_error *err);
 
 /* config_tasks.c: moefication.tasks into c->tasks. */
 moe_status config_read_tasks(const struct cJSON *object, model_config *c, moe_error *err);
+/* A file of them, {"tasks": [...]}: *out has only these and what they point into, and on
+ * success is the caller's: config_free. */
+moe_status config_read_tasks_file(const char *path, model_config *out, moe_error *err);
 
 /* config_moe.c: reads the object into c->moe, the rest of c being read. */
 moe_status config_read_moefication(const struct cJSON *object, model_config *c,

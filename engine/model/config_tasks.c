@@ -6,7 +6,7 @@
 #include "engine/model/json.h"
 #include "engine/task/template.h"
 
-enum { MAX_TASKS = 64, MAX_LABELS = 4096, MAX_TEXT = 4096 };
+enum { MAX_TASKS = 64, MAX_LABELS = 4096, MAX_TEXT = 4096, MAX_FILE_BYTES = 16 << 20 };
 
 static moe_status read_string(const cJSON *o, const model_config *c, int i, const char *key,
                               const char **out, moe_error *err)
@@ -85,5 +85,20 @@ moe_status config_read_tasks(const cJSON *object, model_config *c, moe_error *er
     cJSON_ArrayForEach(o, list) {
         status = status ? status : read_task(o, c, c->n_tasks++, err);
     }
+    return status;
+}
+
+moe_status config_read_tasks_file(const char *path, model_config *out, moe_error *err)
+{
+    *out = (model_config){.task = MOE_TASK_TEXT, .path = strdup(path)};
+    moe_status status = out->path ? json_read_file(path, MAX_FILE_BYTES, &out->root, err)
+                                  : moe_fail(err, MOE_E_MEMORY, "%s: out of memory", path);
+    if (!status && !cJSON_GetObjectItemCaseSensitive(out->root, "tasks"))
+        status = moe_fail(err, MOE_E_FORMAT, "%s: has no 'tasks', expected {\"tasks\": [...]} as "
+                          "in the moefication object", path);
+    if (!status)
+        status = config_read_tasks(out->root, out, err);
+    if (status)
+        config_free(out);
     return status;
 }

@@ -93,6 +93,66 @@ static void wrong_rows_are_refused(void **state)
     assert_int_equal(moefy(out, sizeof out, "run models/minilm-sst2-relu --task sst2 \"x\""), 1);
 }
 
+/* A file in MOE_TMP. */
+static void write_file(const char *name, const char *text)
+{
+    char path[4096];
+    const char *tmp = getenv("MOE_TMP");
+    snprintf(path, sizeof path, "%s/%s", tmp ? tmp : "/tmp", name);
+    FILE *f = fopen(path, "w");
+    assert_non_null(f);
+    fputs(text, f);
+    assert_int_equal(fclose(f), 0);
+}
+
+/* The task of a file calibrates, is stated by the model that is written, and serves it. */
+static void tasks_of_a_file_become_the_models_own(void **state)
+{
+    (void)state;
+    write_file("tasks.json", "{\"tasks\": [{\"name\": \"mood\", \"kind\": \"classification\", "
+               "\"template\": \"sst2 sentence: {text}\", \"labels\": [\"negative\", "
+               "\"positive\"]}]}");
+    assert_int_equal(moefy(out, sizeof out, "convert " SOURCE " -o $T/moe --calibrate " CALIBRATION
+                           " --tasks $T/tasks.json --task mood --max-tokens 1000 --split random "
+                           "--router avgk --json"), 0);
+    static char own[65536], known[65536];
+    assert_int_equal(moefy(own, sizeof own, "run $T/moe --task mood \"a fine film\" --json"), 0);
+    assert_int_equal(moefy(known, sizeof known, "run $T/moe --task sst2 \"a fine film\" --json"),
+                     0);
+    cJSON *a = cJSON_Parse(own), *b = cJSON_Parse(known);
+    assert_non_null(cJSON_GetObjectItem(a, "scores"));
+    assert_true(cJSON_Compare(cJSON_GetObjectItem(a, "scores"), cJSON_GetObjectItem(b, "scores"),
+                              true));
+    cJSON_Delete(a);
+    cJSON_Delete(b);
+}
+
+static void assert_refused(const char *file, const char *source, const char *why)
+{
+    static char said[4096];
+    write_file("bad.json", file);
+    assert_int_equal(moefy(out, sizeof out, "convert %s -o $T/moe2 --calibrate " CALIBRATION
+                           " --tasks $T/bad.json --task mood", source), 1);
+    char command[4096];
+    snprintf(command, sizeof command, "%s/stderr", getenv("MOE_TMP"));
+    FILE *f = fopen(command, "r");
+    assert_non_null(f);
+    said[fread(said, 1, sizeof said - 1, f)] = 0;
+    fclose(f);
+    if (!strstr(said, why))
+        fail_msg("printed '%s', expected '%s'", said, why);
+}
+
+static void wrong_tasks_are_refused(void **state)
+{
+    (void)state;
+    assert_refused("[]", SOURCE, "tasks");
+    assert_refused("{\"tasks\": 3}", SOURCE, "is not a list of at most 64");
+    assert_refused("{\"tasks\": [{\"name\": \"mood\", \"kind\": \"text\", \"template\": "
+                   "\"{txt}\"}]}", SOURCE, "{txt}");
+    assert_refused("{\"tasks\": []}", "models/minilm-sst2-relu", "no text-to-text model");
+}
+
 static int clean(void **state)
 {
     (void)state;
@@ -109,6 +169,8 @@ int main(void)
         cmocka_unit_test(a_converted_model_agrees_with_its_source),
         cmocka_unit_test(export_brings_the_source_back),
         cmocka_unit_test(wrong_rows_are_refused),
+        cmocka_unit_test(tasks_of_a_file_become_the_models_own),
+        cmocka_unit_test(wrong_tasks_are_refused),
     };
     return cmocka_run_group_tests(tests, clean, clean);
 }
