@@ -12,12 +12,13 @@
 #include "convert/dense.h"
 #include "convert/write.h"
 #include "engine/model/dtype.h"
+#include "engine/model/encoder_names.h"
 #include "engine/model/pack.h"
 
 typedef enum { FROM_VECTOR, FROM_TABLE, FROM_LINEAR, FROM_W1, FROM_B1, FROM_W2, FROM_UP } origin;
 
 typedef struct {
-    char name[96];
+    char name[128];
     int rows, columns;  /* columns 0: a vector of `rows` */
     origin origin;
     const void *from;   /* float *, moe_table *, moe_linear * or moe_ffn * */
@@ -44,10 +45,10 @@ static void add(tensor_list *list, origin how, const void *from, int rows,
     va_end(args);
 }
 
-static void add_norm(tensor_list *list, const moe_norm *norm, const char *prefix)
+static void add_norm(tensor_list *list, const moe_norm *norm, const char *name)
 {
-    add(list, FROM_VECTOR, norm->gamma, norm->d, 0, 0, "%s.LayerNorm.weight", prefix);
-    add(list, FROM_VECTOR, norm->beta, norm->d, 0, 0, "%s.LayerNorm.bias", prefix);
+    add(list, FROM_VECTOR, norm->gamma, norm->d, 0, 0, "%s.weight", name);
+    add(list, FROM_VECTOR, norm->beta, norm->d, 0, 0, "%s.bias", name);
 }
 
 /* Rows [first, first + n) of a linear layer and their biases. */
@@ -59,31 +60,63 @@ static void add_linear(tensor_list *list, const moe_linear *linear, int first, i
         prefix);
 }
 
-static void add_layer(tensor_list *list, const moe_layer *l, int index)
+/* The name of a layer's module, in `to`. */
+typedef struct { const encoder_names *names; int layer; char text[128]; } module_name;
+
+static const char *module(module_name *m, const char *name)
 {
-    static const char *const parts[] = {"query", "key", "value"};
-    char at[64], name[96];
-    const int d = l->ffn.d, d_ff = l->ffn.d_ff;
-    snprintf(at, sizeof at, "bert.encoder.layer.%d", index);
-    for (int i = 0; i < 3; i++) {
-        snprintf(name, sizeof name, "%s.attention.self.%s", at, parts[i]);
-        add_linear(list, &l->qkv, i * d, d, name);
-    }
-    snprintf(name, sizeof name, "%s.attention.output.dense", at);
-    add_linear(list, &l->attention_out, 0, d, name);
-    snprintf(name, sizeof name, "%s.attention.output", at);
-    add_norm(list, &l->attention_norm, name);
-    add(list, FROM_W1, &l->ffn, d_ff, d, 0, "%s.intermediate.dense.weight", at);
-    add(list, FROM_B1, &l->ffn, d_ff, 0, 0, "%s.intermediate.dense.bias", at);
-    add(list, FROM_W2, &l->ffn, d, d_ff, 0, "%s.output.dense.weight", at);
-    add(list, FROM_VECTOR, l->ffn.b2, d, 0, 0, "%s.output.dense.bias", at);
-    snprintf(name, sizeof name, "%s.output", at);
-    add_norm(list, &l->ffn_norm, name);
+    snprintf(m->text, sizeof m->text, "%s%s.%d.%s", m->names->prefix, m->names->layer, m->layer,
+             name);
+    return m->text;
 }
 
-static void add_table(tensor_list *list, const moe_table *table, const char *name)
+static void add_layer(tensor_list *list, const encoder_names *names, const moe_layer *l, int index)
 {
-    add(list, FROM_TABLE, table, table->n, table->d, 0, "bert.embeddings.%s.weight", name);
+    const char *const parts[] = {names->query, names->key, names->value};
+    const int d = l->ffn.d, d_ff = l->ffn.d_ff;
+    module_name m = {.names = names, .layer = index};
+    for (int i = 0; i < 3; i++)
+        add_linear(list, &l->qkv, i * d, d, module(&m, parts[i]));
+    add_linear(list, &l->attention_out, 0, d, module(&m, names->attention_out));
+    add_norm(list, &l->attention_norm, module(&m, names->attention_norm));
+    add(list, FROM_W1, &l->ffn, d_ff, d, 0, "%s.weight", module(&m, names->up));
+    add(list, FROM_B1, &l->ffn, d_ff, 0, 0, "%s.bias", module(&m, names->up));
+    add(list, FROM_W2, &l->ffn, d, d_ff, 0, "%s.weight", module(&m, names->down));
+    add(list, FROM_VECTOR, l->ffn.b2, d, 0, 0, "%s.bias", module(&m, names->down));
+    add_norm(list, &l->ffn_norm, module(&m, names->ffn_norm));
+}
+
+static void add_table(tensor_list *list, const encoder_names *names, const moe_table *table,
+                      const char *name)
+{
+    add(list, FROM_TABLE, table, table->n, table->d, 0, "%sembeddings.%s.weight", names->prefix,
+        name);
+}
+
+/* The pooler's, where there is one, and the classifier's. */
+static void add_head(tensor_list *list, const encoder_names *names, const moe_weights *w)
+{
+    char name[96];
+    snprintf(name, sizeof name, "%s%s", encoder_is_head(names->pooler) ? "" : names->prefix,
+             names->pooler);
+    if (w->pooler.n)
+        add_linear(list, &w->pooler, 0, w->pooler.n, name);
+    add_linear(list, &w->classifier, 0, w->classifier.n,
+               w->pooler.n ? names->classifier : "qa_outputs");
+}
+
+static void list_encoder(const moe_weights *w, const encoder_names *names, tensor_list *list)
+{
+    char norm[64];
+    add_table(list, names, &w->words, "word_embeddings");
+    add_table(list, names, &w->positions, "position_embeddings");
+    if (w->types.n)
+        add_table(list, names, &w->types, "token_type_embeddings");
+    snprintf(norm, sizeof norm, "%sembeddings.LayerNorm", names->prefix);
+    add_norm(list, &w->embed_norm, norm);
+    for (int l = 0; l < w->n_layers; l++)
+        add_layer(list, names, &w->layers[l], l);
+    add_head(list, names, w);
 }
 
 /* ---- T5, which has no biases ------------------------------------------------ */
@@ -170,20 +203,10 @@ static bool list_tensors(const moe_model *m, tensor_list *list)
     *list = (tensor_list){.items = calloc(n, sizeof(tensor))};
     if (!list->items)
         return false;
-    if (m->family == MOE_FAMILY_T5) {
+    if (m->family == MOE_FAMILY_T5)
         list_t5(w, m->t5.tied, list);
-        return true;
-    }
-    add_table(list, &w->words, "word_embeddings");
-    add_table(list, &w->positions, "position_embeddings");
-    add_table(list, &w->types, "token_type_embeddings");
-    add_norm(list, &w->embed_norm, "bert.embeddings");
-    for (int l = 0; l < w->n_layers; l++)
-        add_layer(list, &w->layers[l], l);
-    if (w->pooler.n)
-        add_linear(list, &w->pooler, 0, w->pooler.n, "bert.pooler.dense");
-    add_linear(list, &w->classifier, 0, w->classifier.n,
-               w->pooler.n ? "classifier" : "qa_outputs");
+    else
+        list_encoder(w, encoder_names_of(m->family), list);
     return true;
 }
 

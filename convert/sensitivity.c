@@ -44,8 +44,7 @@ typedef struct {
 
 bool sensitivity_supported(const moe_model *m)
 {
-    bool known = strcmp(m->info.architecture, "BertForSequenceClassification") == 0 ||
-                 strcmp(m->info.architecture, "BertForQuestionAnswering") == 0;
+    bool known = m->family != MOE_FAMILY_T5;
     for (int l = 0; l < m->weights.n_layers; l++) {
         const moe_activation act = m->weights.layers[l].ffn.act;
         known = known && (act == MOE_ACT_RELU || act == MOE_ACT_GELU_ERF ||
@@ -165,13 +164,13 @@ static void head_backward(const job *j, int seq, int n, float *first, float *scr
     float *u = scratch, *g = u + floats, *logits = g + floats;
     backward_linear(first, n, d, j->pooler, w->pooler.b, d, 0, u);
     for (size_t i = 0; i < floats; i++)
-        u[i] = tanhf(u[i]);
+        u[i] = w->pooler_relu ? fmaxf(u[i], 0) : tanhf(u[i]);
     backward_linear(u, n, d, j->classifier, w->classifier.b, labels, 0, logits);
     for (int i = 0; i < n; i++)
         answer_gradient(j, seq + i, logits + (size_t)i * (size_t)labels);
     blas_nn(n, d, labels, logits, labels, j->classifier, d, 0, g, d);
     for (size_t i = 0; i < floats; i++)
-        g[i] *= 1 - u[i] * u[i];
+        g[i] *= w->pooler_relu ? (float)(u[i] > 0) : 1 - u[i] * u[i];
     blas_nn(n, d, d, g, d, j->pooler, d, 0, first, d);
 }
 

@@ -40,6 +40,15 @@ static void add_row(const cpu_kernels *kernels, const moe_table *table, int row,
         y[i] += scratch[i];
 }
 
+/* How many tokens of [from, to) count as positions: all but RoBERTa's padding. */
+static int count_positions(const moe_weights *w, const int32_t *ids, int from, int to)
+{
+    int n = to - from;
+    for (int t = from; w->first_position && t < to; t++)
+        n -= ids[t] == w->pad_id;
+    return n;
+}
+
 static void embed_task(void *ctx, int task, int thread)
 {
     const embed_job *j = ctx;
@@ -49,15 +58,19 @@ static void embed_task(void *ctx, int task, int thread)
     if (end > j->cu_seqlens[j->n_seqs])
         end = j->cu_seqlens[j->n_seqs];
     int s = cpu_find_sequence(j->cu_seqlens, j->n_seqs, t);
+    int position = count_positions(w, j->ids, j->cu_seqlens[s], t);
     for (; t < end; t++) {
-        while (j->cu_seqlens[s + 1] <= t)
-            s++;
+        for (; j->cu_seqlens[s + 1] <= t; s++)
+            position = 0;
+        int counts = count_positions(w, j->ids, t, t + 1);
+        int row = counts ? w->first_position + position : w->first_position - 1;
         float *y = j->y + (size_t)t * (size_t)w->words.d;
         j->kernels->widen(&w->words, j->ids[t], y);
-        add_row(j->kernels, &w->positions, t - j->cu_seqlens[s], scratch, y);
+        add_row(j->kernels, &w->positions, row, scratch, y);
         add_row(j->kernels, &w->types, j->types ? j->types[t] : 0, scratch, y);
         if (w->embed_norm.gamma)
             j->kernels->norm(&w->embed_norm, y, NULL, y);
+        position += counts;
     }
 }
 

@@ -1,9 +1,10 @@
 /* bert.c: the BERT encoder with its classification head (Devlin et al. 2018)
- * as a list of backend calls over one ragged chunk.
+ * as a list of backend calls over one ragged chunk. DistilBERT (Sanh et al. 2019), which
+ * has no types, and RoBERTa (Liu et al. 2019), whose positions start later, are the same.
  *
  *   x = norm(words + positions + types)
  *   per layer:  x = norm(x + attention(x) Wo);  x = norm(x + ffn(x))
- *   logits = classifier(tanh(pooler(x[CLS])))
+ *   logits = classifier(tanh(pooler(x[CLS])))          DistilBERT: relu for tanh
  *
  * The FFN computes the experts that routing/ selects for each token. e->x is
  * the residual stream, e->y and e->z are scratch. The head reads each sequence's first
@@ -95,7 +96,8 @@ static void classify(moe_engine *e, const chunk *c, const float *rows)
 {
     moe_backend *b = e->backend;
     int n_labels = e->model->info.n_labels;
-    b->ops->linear(b, &e->weights.pooler, MOE_ACT_TANH, rows, c->n_seqs, e->z);
+    moe_activation act = e->weights.pooler_relu ? MOE_ACT_RELU : MOE_ACT_TANH;
+    b->ops->linear(b, &e->weights.pooler, act, rows, c->n_seqs, e->z);
     b->ops->linear(b, &e->weights.classifier, MOE_ACT_NONE, e->z, c->n_seqs, e->logits);
     b->ops->download(b, c->logits, e->logits,
                      (size_t)c->n_seqs * n_labels * sizeof(float));

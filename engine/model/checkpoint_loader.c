@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "engine/model/dtype.h"
+#include "engine/model/encoder_names.h"
 #include "engine/model/pack.h"
 
 tensor_name name_of(const char *format, ...)
@@ -56,8 +57,7 @@ static const st_tensor *need(checkpoint_loader *l, const char *name, int rows, i
 {
     if (l->status)
         return NULL;
-    bool head = strncmp(name, "classifier.", 11) == 0 || strncmp(name, "qa_outputs.", 11) == 0;
-    const char *prefix = head ? "" : l->prefix;
+    const char *prefix = encoder_is_head(name) ? "" : l->prefix;
     const st_tensor *t = safetensors_find(l->m->files, name_of("%s%s", prefix, name).text);
     char expected[200];
     const int64_t shape[2] = {rows, columns};

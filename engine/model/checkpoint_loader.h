@@ -12,7 +12,7 @@
 
 typedef struct {
     moe_model_memory *m;
-    const char *prefix;    /* before every name but a classifier's */
+    const char *prefix;    /* before every name but a head's */
     float *scratch;
     size_t scratch_floats;
     moe_status status;     /* of the first failure */

@@ -1,9 +1,8 @@
-/* config.c: config.json of a BertForSequenceClassification checkpoint.
+/* config.c: config.json, by its model_type; labels and task, which all families of
+ * encoders say alike.
  *
- * Sizes come first, each within a bound that keeps every later product within
- * 64 bits; then what the network computes (activation, positions); then labels
- * and task. A value that would change the answers and is not implemented is
- * refused rather than ignored. */
+ * A value that would change the answers and is not implemented is refused rather than
+ * ignored. */
 #include "engine/model/config.h"
 
 #include <inttypes.h>
@@ -14,143 +13,6 @@
 #include "engine/model/json.h"
 
 enum { MAX_CONFIG_BYTES = 16 << 20, MAX_LABELS = 65536 };
-
-static moe_status unsupported(const model_config *c, const char *key, const char *found,
-                              const char *expected, moe_error *err)
-{
-    return moe_fail(err, MOE_E_UNSUPPORTED, "%s: %s is %.100s, expected %s", c->path, key,
-                    found, expected);
-}
-
-/* Refuses a string that is there and is not the one expected. */
-static moe_status expect_string(const model_config *c, const char *key,
-                                const char *expected, const char *missing,
-                                moe_error *err)
-{
-    const char *v;
-    moe_status status = json_string_or(c->root, c->path, key, missing, &v, err);
-    if (status)
-        return status;
-    if (!v)
-        return moe_fail(err, MOE_E_FORMAT, "%s: %s is nothing, expected \"%s\"", c->path,
-                        key, expected);
-    if (strcmp(v, expected) != 0)
-        return moe_fail(err, MOE_E_UNSUPPORTED, "%s: %s is \"%.100s\", expected \"%s\"",
-                        c->path, key, v, expected);
-    return MOE_OK;
-}
-
-/* The heads that are known, by architecture. */
-static const struct { const char *name; bool answers; } heads[] = {
-    {"BertForSequenceClassification", false},
-    {"BertForQuestionAnswering", true},
-};
-
-static moe_status read_architecture(model_config *c, moe_error *err)
-{
-    static const char expected[] = "BertForSequenceClassification\" or "
-                                   "\"BertForQuestionAnswering";
-    const cJSON *list = cJSON_GetObjectItemCaseSensitive(c->root, "architectures");
-    const cJSON *first = cJSON_IsArray(list) ? list->child : NULL;
-    if (!cJSON_IsString(first) || first->next)
-        return moe_fail(err, MOE_E_FORMAT,
-                        "%s: architectures is not an array of one name, expected [\"%s\"]",
-                        c->path, expected);
-    for (size_t i = 0; i < sizeof heads / sizeof *heads; i++)
-        if (strcmp(first->valuestring, heads[i].name) == 0) {
-            c->architecture = first->valuestring;
-            c->task = heads[i].answers ? MOE_TASK_ANSWER : MOE_TASK_CLASSIFY;
-        }
-    if (!c->architecture)
-        return moe_fail(err, MOE_E_UNSUPPORTED,
-                        "%s: architectures is [\"%.100s\"], expected [\"%s\"]", c->path,
-                        first->valuestring, expected);
-    return expect_string(c, "model_type", "bert", NULL, err);
-}
-
-static moe_status read_sizes(model_config *c, moe_error *err)
-{
-    const struct { const char *key; int64_t min, max, missing; int *to; } sizes[] = {
-        {"hidden_size", 1, 65536, 0, &c->d_model},
-        {"num_hidden_layers", 1, 1024, 0, &c->n_layers},
-        {"num_attention_heads", 1, 1024, 0, &c->n_heads},
-        {"intermediate_size", 1, 1 << 20, 0, &c->d_ff},
-        {"vocab_size", 1, 1 << 22, 0, &c->n_vocab},
-        {"max_position_embeddings", 3, 1 << 20, 0, &c->max_positions},
-        {"type_vocab_size", 1, 1024, 2, &c->n_types},
-    };
-    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
-        int64_t v;
-        moe_status status =
-            sizes[i].missing
-                ? json_int_or(c->root, c->path, sizes[i].key, sizes[i].min, sizes[i].max,
-                              sizes[i].missing, &v, err)
-                : json_int(c->root, c->path, sizes[i].key, sizes[i].min, sizes[i].max, &v,
-                           err);
-        if (status)
-            return status;
-        *sizes[i].to = (int)v;
-    }
-    if (c->d_model % c->n_heads)
-        return moe_fail(err, MOE_E_FORMAT,
-                        "%s: hidden_size is %d, expected a multiple of num_attention_heads, %d",
-                        c->path, c->d_model, c->n_heads);
-    c->d_head = c->d_model / c->n_heads;
-    c->n_experts = (c->d_ff + MOE_EXPERT_SIZE - 1) / MOE_EXPERT_SIZE;
-    double eps = 0;
-    moe_status status = json_number_or(c->root, c->path, "layer_norm_eps", 0, 0.1, 1e-12,
-                                       &eps, err);
-    c->norm_eps = (float)eps;
-    return status;
-}
-
-static moe_status read_activation(model_config *c, moe_error *err)
-{
-    static const struct { const char *key, *name; moe_activation act; } known[] = {
-        {"relu", "relu", MOE_ACT_RELU},
-        {"gelu", "gelu", MOE_ACT_GELU_ERF},
-        {"gelu_new", "gelu_new", MOE_ACT_GELU_TANH},
-        {"gelu_pytorch_tanh", "gelu_new", MOE_ACT_GELU_TANH},
-    };
-    const char *v, *expected = "\"relu\", \"gelu\", \"gelu_new\" or \"gelu_pytorch_tanh\"";
-    moe_status status = json_string_or(c->root, c->path, "hidden_act", NULL, &v, err);
-    if (status)
-        return status;
-    if (!v)
-        return moe_fail(err, MOE_E_FORMAT, "%s: hidden_act is nothing, expected %s", c->path,
-                        expected);
-    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
-        if (strcmp(v, known[i].key) == 0) {
-            c->activation = known[i].name;
-            c->act = known[i].act;
-            return MOE_OK;
-        }
-    return moe_fail(err, MOE_E_UNSUPPORTED, "%s: hidden_act is \"%.100s\", expected %s",
-                    c->path, v, expected);
-}
-
-/* Features of BertConfig that change the answers and are not implemented. */
-static moe_status refuse_unsupported(const model_config *c, moe_error *err)
-{
-    static const char *const must_be_false[] = {"is_decoder", "add_cross_attention"};
-    for (size_t i = 0; i < 2; i++) {
-        bool on;
-        moe_status status =
-            json_bool_or(c->root, c->path, must_be_false[i], false, &on, err);
-        if (status)
-            return status;
-        if (on)
-            return unsupported(c, must_be_false[i], "true", "false", err);
-    }
-    const cJSON *pruned = cJSON_GetObjectItemCaseSensitive(c->root, "pruned_heads");
-    if (pruned && pruned->child)
-        return unsupported(c, "pruned_heads", "not empty", "no pruned heads", err);
-    const cJSON *quantized =
-        cJSON_GetObjectItemCaseSensitive(c->root, "quantization_config");
-    if (quantized && !cJSON_IsNull(quantized))
-        return unsupported(c, "quantization_config", "there", "a checkpoint without it", err);
-    return expect_string(c, "position_embedding_type", "absolute", "absolute", err);
-}
 
 /* ---- labels and task --------------------------------------------------- */
 
@@ -286,18 +148,13 @@ static moe_status read_task(model_config *c, moe_error *err)
                     "multi_label_classification or regression", c->path, v);
 }
 
-/* ---- the whole ---------------------------------------------------------- */
-
-static moe_status read_bert(model_config *c, moe_error *err)
+moe_status config_read_labels(model_config *c, moe_error *err)
 {
-    moe_status (*const steps[])(model_config *, moe_error *) = {
-        read_architecture, read_sizes, read_activation, read_labels, read_task,
-    };
-    moe_status status = MOE_OK;
-    for (size_t i = 0; !status && i < sizeof steps / sizeof *steps; i++)
-        status = steps[i](c, err);
-    return status ? status : refuse_unsupported(c, err);
+    moe_status status = read_labels(c, err);
+    return status ? status : read_task(c, err);
 }
+
+/* ---- the whole ---------------------------------------------------------- */
 
 static moe_status read_root(model_config *c, moe_error *err)
 {
@@ -305,7 +162,7 @@ static moe_status read_root(model_config *c, moe_error *err)
         return moe_fail(err, MOE_E_FORMAT, "%s: not a JSON object", c->path);
     const cJSON *type = cJSON_GetObjectItemCaseSensitive(c->root, "model_type");
     bool t5 = cJSON_IsString(type) && strcmp(type->valuestring, "t5") == 0;
-    moe_status status = t5 ? config_read_t5(c, err) : read_bert(c, err);
+    moe_status status = t5 ? config_read_t5(c, err) : config_read_encoder(c, err);
     const cJSON *moe = cJSON_GetObjectItemCaseSensitive(c->root, "moefication");
     c->moefied = moe != NULL;
     return status || !moe ? status : config_read_moefication(moe, c, err);

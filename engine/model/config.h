@@ -1,6 +1,6 @@
-/* config.h: config.json of a BertForSequenceClassification or a
- * T5ForConditionalGeneration checkpoint, and the moefication object of a MoEfied one, read and checked. The keys, their ranges
- * and defaults are listed in docs/model-format.md. */
+/* config.h: config.json of an encoder with a head (BERT, DistilBERT, RoBERTa,
+ * XLM-RoBERTa) or of a T5 checkpoint, and the moefication object of a MoEfied one, read
+ * and checked. The keys, their ranges and defaults are listed in docs/model-format.md. */
 #ifndef MOE_MODEL_CONFIG_H
 #define MOE_MODEL_CONFIG_H
 
@@ -24,7 +24,11 @@ typedef struct {
     char *json;                /* the object as text, on one line */
 } moe_config;
 
-typedef enum { MOE_FAMILY_BERT, MOE_FAMILY_T5 } moe_family;
+typedef enum {
+    MOE_FAMILY_BERT, MOE_FAMILY_DISTILBERT,
+    MOE_FAMILY_ROBERTA, /* XLM-RoBERTa too */
+    MOE_FAMILY_T5
+} moe_family;
 
 /* What T5's config.json says beyond the sizes that all have. */
 typedef struct {
@@ -40,6 +44,8 @@ typedef struct {
     moe_task task;
     moe_activation act;
     int n_layers, d_model, n_heads, d_ff, n_vocab, max_positions, n_types;
+    int first_position;        /* row of max_positions that a text's first token has */
+    int32_t pad_id;            /* RoBERTa: its tokens have the row before; else -1 */
     int n_decoder_layers;      /* the last of n_layers: T5 */
     int d_head;                /* columns of an attention head */
     int n_experts;             /* ceil(d_ff / 32), moefied or not */
@@ -62,6 +68,11 @@ moe_status config_read(const char *dir, model_config *out, moe_error *err);
 moe_status config_parse(const char *path, const char *text, size_t n,
                         model_config *out, moe_error *err);
 void config_free(model_config *c);
+
+/* config_encoder.c: everything but the moefication object, of the encoders. */
+moe_status config_read_encoder(model_config *c, moe_error *err);
+/* Labels and task of one, c->task saying whether it answers. */
+moe_status config_read_labels(model_config *c, moe_error *err);
 
 /* config_t5.c: everything but the moefication object, of model_type "t5". */
 moe_status config_read_t5(model_config *c, moe_error *err);

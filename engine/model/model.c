@@ -39,7 +39,8 @@ static int max_tokens(const model_config *c, const moe_tokenizer *t)
     int stated = tokenizer_model_max_length(t);
     if (c->family == MOE_FAMILY_T5) /* relative positions end nowhere */
         return stated > 0 && stated < MAX_TEXT_TOKENS ? stated : c->max_positions;
-    return stated > 0 && stated < c->max_positions ? stated : c->max_positions;
+    int most = c->max_positions - c->first_position;
+    return stated > 0 && stated < most ? stated : most;
 }
 
 static void describe(moe_model *m)
@@ -84,6 +85,8 @@ static moe_status open_all(moe_model *m, const char *dir, moe_error *err)
         status = tokenizer_load_t5(dir, c->n_vocab, c->t5.end_id, &m->tokenizer, err);
     else if (!status)
         status = tokenizer_load(dir, c->n_vocab, &m->tokenizer, err);
+    if (!status && c->n_types < 2)
+        tokenizer_drop_types(m->tokenizer);
     if (!status)
         describe(m);
     return status;

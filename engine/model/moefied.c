@@ -240,6 +240,9 @@ static void shape_weights(const model_config *c, moe_weights *w)
     }
     w->positions = (moe_table){.n = c->max_positions, .d = d};
     w->types = (moe_table){.n = c->n_types, .d = d};
+    w->first_position = c->first_position;
+    w->pad_id = c->pad_id;
+    w->pooler_relu = c->family == MOE_FAMILY_DISTILBERT;
     w->embed_norm = (moe_norm){.d = d, .eps = c->norm_eps};
     if (c->task != MOE_TASK_ANSWER)
         w->pooler = (moe_linear){.n = d, .k = d};

@@ -252,7 +252,8 @@ int moefied_tensors_list(const moe_weights *weights, moefied_tensor *out)
         return list_t5(&l, w);
     add_table(&l, "bert.embeddings.word_embeddings", &w->words);
     add_table(&l, "bert.embeddings.position_embeddings", &w->positions);
-    add_table(&l, "bert.embeddings.token_type_embeddings", &w->types);
+    if (w->types.n)
+        add_table(&l, "bert.embeddings.token_type_embeddings", &w->types);
     add_norm(&l, "bert.embeddings.LayerNorm", &w->embed_norm);
     for (int i = 0; i < w->n_layers; i++)
         add_layer(&l, i, &w->layers[i]);

@@ -1,9 +1,7 @@
-/* tokenizer_json.c: tokenizer.json, and added tokens wherever they are listed.
- *
- * model (WordPiece), normalizer (BertNormalizer), pre_tokenizer (BertPreTokenizer)
- * and post_processor (the template [CLS] A [SEP] B [SEP], or BertProcessing) are read;
- * another type is refused with its key and both values. Truncation and padding are
- * defaults of a caller and are not looked at. */
+/* tokenizer_json.c: the parts of tokenizer.json that kinds share: the vocabulary, what
+ * stands around a text, added tokens wherever they are listed. What is not understood is
+ * refused with its key and both values. Truncation and padding are defaults of a caller
+ * and are not looked at. */
 #include "engine/model/tokenizer_loader.h"
 
 #include <limits.h>
@@ -15,9 +13,8 @@
 
 enum { MAX_TEMPLATE = 512 /* bytes of a template as we write it */ };
 
-/* object[name].type must be `expected`. */
-static moe_status expect_type(const tokenizer_loader *l, const char *name,
-                              const char *expected, moe_error *err)
+moe_status tokenizer_expect(const tokenizer_loader *l, const char *name, const char *expected,
+                            moe_error *err)
 {
     const char *type;
     const cJSON *object = tokenizer_key(l->json, name);
@@ -32,67 +29,27 @@ static moe_status expect_type(const tokenizer_loader *l, const char *name,
     return status;
 }
 
-static moe_status read_json_vocab(tokenizer_loader *l, moe_error *err)
+moe_status tokenizer_read_vocab(tokenizer_loader *l, const cJSON *object, const char *path,
+                                const char *what, moe_error *err)
 {
-    const cJSON *vocab = tokenizer_key(tokenizer_key(l->json, "model"), "vocab"), *token;
-    if (!cJSON_IsObject(vocab))
-        return moe_fail(err, MOE_E_FORMAT, "%s: model.vocab is %s, expected an object",
-                        l->path, vocab ? "something else" : "missing");
-    cJSON_ArrayForEach(token, vocab) {
+    const cJSON *token;
+    if (!cJSON_IsObject(object))
+        return moe_fail(err, MOE_E_FORMAT, "%s: %s is %s, expected an object", path, what,
+                        object ? "something else" : "missing");
+    cJSON_ArrayForEach(token, object) {
         double id = cJSON_IsNumber(token) ? token->valuedouble : -1;
         if (!(id >= 0 && id < l->n_vocab) || id != (int)id)
             return moe_fail(err, MOE_E_FORMAT,
-                            "%s: model.vocab['%s'] is %g, expected a whole number in "
+                            "%s: %s['%s'] is %g, expected a whole number in "
                             "[0, %d], the rows of the word embedding",
-                            l->path, token->string, id, l->n_vocab - 1);
+                            path, what, token->string, id, l->n_vocab - 1);
         if (l->vocab[(int)id])
             return moe_fail(err, MOE_E_FORMAT,
-                            "%s: model.vocab: '%s' and '%s' both have id %d", l->path,
+                            "%s: %s: '%s' and '%s' both have id %d", path, what,
                             l->vocab[(int)id], token->string, (int)id);
         l->vocab[(int)id] = token->string;
     }
     return MOE_OK;
-}
-
-static moe_status read_normalizer(tokenizer_loader *l, moe_error *err)
-{
-    const cJSON *n = tokenizer_key(l->json, "normalizer");
-    wordpiece_spec *spec = &l->spec;
-    bool strip;
-    moe_status status = expect_type(l, "normalizer", "BertNormalizer", err);
-    if (status == MOE_OK)
-        status = json_bool_or(n, l->path, "clean_text", true, &spec->clean_text, err);
-    if (status == MOE_OK)
-        status = json_bool_or(n, l->path, "handle_chinese_chars", true, &spec->split_cjk,
-                              err);
-    if (status == MOE_OK)
-        status = json_bool_or(n, l->path, "lowercase", true, &spec->lower_case, err);
-    if (status == MOE_OK)
-        status = json_bool_or(n, l->path, "strip_accents", false, &strip, err);
-    if (status == MOE_OK && cJSON_IsBool(tokenizer_key(n, "strip_accents")))
-        l->strip_accents = strip;
-    return status;
-}
-
-static moe_status read_model(tokenizer_loader *l, moe_error *err)
-{
-    const cJSON *model = tokenizer_key(l->json, "model");
-    int64_t max_chars;
-    moe_status status = expect_type(l, "model", "WordPiece", err);
-    if (status == MOE_OK)
-        status = json_string_or(model, l->path, "unk_token", "[UNK]", &l->spec.unk_token,
-                                err);
-    if (status == MOE_OK)
-        status = json_string_or(model, l->path, "continuing_subword_prefix", "##",
-                                &l->spec.prefix, err);
-    if (status == MOE_OK)
-        status = json_int_or(model, l->path, "max_input_chars_per_word", 0, INT_MAX, 100,
-                             &max_chars, err);
-    if (status == MOE_OK) {
-        l->spec.max_word_chars = (int)max_chars;
-        status = read_json_vocab(l, err);
-    }
-    return status;
 }
 
 /* A template as one line: "[CLS]:0 $A:0 [SEP]:0". */
@@ -151,24 +108,35 @@ static moe_status template_id(const tokenizer_loader *l, const char *name, int32
     return MOE_OK;
 }
 
-static moe_status read_template(tokenizer_loader *l, moe_error *err)
+/* Special? $A Special, and with a pair Special? $A Special Special? $B Special. */
+static moe_status read_template(const tokenizer_loader *l, tokenizer_frame *f, moe_error *err)
 {
-    const cJSON *single = tokenizer_key(tokenizer_key(l->json, "post_processor"), "single");
-    const char *cls = special_name(single, 0), *sep = special_name(single, 2);
-    char expected[2][MAX_TEMPLATE];
-    snprintf(expected[0], MAX_TEMPLATE, "%s:0 $A:0 %s:0", cls, sep);
-    snprintf(expected[1], MAX_TEMPLATE, "%s:0 $A:0 %s:0 $B:1 %s:1", cls, sep, sep);
+    const cJSON *post = tokenizer_key(l->json, "post_processor");
+    const cJSON *single = tokenizer_key(post, "single"), *pair = tokenizer_key(post, "pair");
+    bool begins = tokenizer_key(cJSON_GetArrayItem(single, 0), "SpecialToken") != NULL;
+    const char *cls = special_name(single, 0), *sep = special_name(single, begins + 1);
+    const int between = cJSON_GetArraySize(pair) - begins - 4;
+    const cJSON *second = cJSON_GetArrayItem(pair, begins + 2 + (between == 1));
+    const cJSON *type = tokenizer_key(tokenizer_key(second, "Sequence"), "type_id");
+    f->n_between = between == 1;
+    f->typed = !type || type->valueint != 0;
+    char head[MAX_TEMPLATE / 2] = "", expected[2][MAX_TEMPLATE];
+    if (begins)
+        snprintf(head, sizeof head, "%.100s:0 ", cls);
+    snprintf(expected[0], MAX_TEMPLATE, "%s$A:0 %.100s:0", head, sep);
+    snprintf(expected[1], MAX_TEMPLATE, "%s$A:0 %.100s:0%s%.100s%s $B:%d %.100s:%d", head, sep,
+             between == 1 ? " " : "", between == 1 ? sep : "", between == 1 ? ":0" : "", f->typed,
+             sep, f->typed);
+    f->begin = -1;
     moe_status status = expect_template(l, "single", expected[0], err);
     if (status == MOE_OK)
         status = expect_template(l, "pair", expected[1], err);
-    if (status == MOE_OK)
-        status = template_id(l, cls, &l->spec.cls, err);
-    if (status == MOE_OK)
-        status = template_id(l, sep, &l->spec.sep, err);
-    return status;
+    if (status == MOE_OK && begins)
+        status = template_id(l, cls, &f->begin, err);
+    return status == MOE_OK ? template_id(l, sep, &f->end, err) : status;
 }
 
-static moe_status read_post_processor(tokenizer_loader *l, moe_error *err)
+moe_status tokenizer_read_frame(const tokenizer_loader *l, tokenizer_frame *out, moe_error *err)
 {
     const cJSON *p = tokenizer_key(l->json, "post_processor");
     const char *type;
@@ -176,31 +144,20 @@ static moe_status read_post_processor(tokenizer_loader *l, moe_error *err)
     if (status != MOE_OK)
         return status;
     if (!strcmp(type, "TemplateProcessing"))
-        return read_template(l, err);
-    if (strcmp(type, "BertProcessing") != 0)
+        return read_template(l, out, err);
+    bool roberta = strcmp(type, "RobertaProcessing") == 0;
+    if (!roberta && strcmp(type, "BertProcessing") != 0)
         return moe_fail(err, MOE_E_UNSUPPORTED,
-                        "%s: post_processor.type is %s, expected TemplateProcessing or "
-                        "BertProcessing", l->path, type);
+                        "%s: post_processor.type is %s, expected TemplateProcessing, "
+                        "BertProcessing or RobertaProcessing", l->path, type);
     const cJSON *cls = cJSON_GetArrayItem(tokenizer_key(p, "cls"), 1);
     const cJSON *sep = cJSON_GetArrayItem(tokenizer_key(p, "sep"), 1);
     if (!cJSON_IsNumber(cls) || !cJSON_IsNumber(sep))
         return moe_fail(err, MOE_E_FORMAT, "%s: post_processor: cls or sep is something "
                         "else, expected [token, id]", l->path);
-    l->spec.cls = cls->valueint;
-    l->spec.sep = sep->valueint;
+    *out = (tokenizer_frame){.begin = cls->valueint, .end = sep->valueint, .n_between = roberta,
+                             .typed = !roberta};
     return MOE_OK;
-}
-
-moe_status tokenizer_read_json(tokenizer_loader *l, moe_error *err)
-{
-    moe_status status = read_model(l, err);
-    if (status == MOE_OK)
-        status = expect_type(l, "pre_tokenizer", "BertPreTokenizer", err);
-    if (status == MOE_OK)
-        status = read_normalizer(l, err);
-    if (status == MOE_OK)
-        status = read_post_processor(l, err);
-    return status;
 }
 
 /* ---- added tokens ------------------------------------------------------ */

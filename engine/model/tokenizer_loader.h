@@ -1,24 +1,24 @@
-/* tokenizer_loader.h: what tokenizer_files.c and tokenizer_json.c share. */
+/* tokenizer_loader.h: what the readers of a checkpoint's tokenizer files share. */
 #ifndef MOE_MODEL_TOKENIZER_LOADER_H
 #define MOE_MODEL_TOKENIZER_LOADER_H
 
 #include "engine/model/json.h"
 #include "engine/text/tokenizer.h"
 
-/* A checkpoint's tokenizer while it is read. Strings of spec, vocab and added point
- * into json, config and vocab_text. */
+/* A checkpoint's tokenizer while it is read. Strings of vocab and added point into json,
+ * config and text. */
 typedef struct {
-    char *json_path, *vocab_path, *config_path;
-    cJSON *json, *config; /* NULL where there is no such file; own the strings */
-    char *vocab_text;     /* vocab.txt, lines cut by NUL */
+    const char *dir;
+    char *json_path, *vocab_path, *config_path; /* vocab_path: vocab.txt, or another's */
+    cJSON *json, *config; /* tokenizer.json and tokenizer_config.json, NULL: none */
+    char *text;     /* of vocab.txt or merges.txt, lines cut by NUL */
     const char *path;     /* the file that the vocabulary came from */
     int n_vocab;
     const char **vocab; /* [n_vocab] */
     tokenizer_added_token *added; /* [n_added] */
     int32_t *added_at;  /* [n_vocab] index into added, -1 */
     int n_added;
-    wordpiece_spec spec;
-    int strip_accents; /* -1: as lower_case */
+    int model_max_length; /* of tokenizer_config.json, 0: none stated */
 } tokenizer_loader;
 
 /* object[key], NULL if there is none. */
@@ -27,8 +27,32 @@ static inline const cJSON *tokenizer_key(const cJSON *object, const char *key)
     return cJSON_GetObjectItemCaseSensitive(object, key);
 }
 
-/* Everything of tokenizer.json (l->json) but its added tokens: vocab and spec. */
-moe_status tokenizer_read_json(tokenizer_loader *l, moe_error *err);
+/* DIR/name; free(). NULL: out of memory. */
+char *tokenizer_path(const char *dir, const char *name);
+bool tokenizer_has(const char *path);
+/* MOE_E_MEMORY with the file's name. */
+moe_status tokenizer_no_memory(const tokenizer_loader *l, moe_error *err);
+/* A file of at most 64 MB into l->text, which ends in NUL, *n bytes without it. */
+moe_status tokenizer_read_text(tokenizer_loader *l, const char *path, size_t *n, moe_error *err);
+/* The name of a special token, "cls_token", from tokenizer_config.json. */
+moe_status tokenizer_special(const tokenizer_loader *l, const char *key, const char *missing,
+                             const char **name, moe_error *err);
+/* The id of a string in vocab, -1: none. */
+int32_t tokenizer_find(const tokenizer_loader *l, const char *content);
+/* No holes, and no rows of the embedding left over but those of a padding. */
+moe_status tokenizer_check_complete(const tokenizer_loader *l, moe_error *err);
+
+/* ---- tokenizer_json.c: parts of tokenizer.json (l->json), and added tokens ---- */
+
+/* json[name].type must be `expected`. */
+moe_status tokenizer_expect(const tokenizer_loader *l, const char *name, const char *expected,
+                            moe_error *err);
+/* An object of ids by token into l->vocab; path and what are for messages. */
+moe_status tokenizer_read_vocab(tokenizer_loader *l, const cJSON *object, const char *path,
+                                const char *what, moe_error *err);
+/* post_processor: what stands around a text. TemplateProcessing, BertProcessing,
+ * RobertaProcessing. */
+moe_status tokenizer_read_frame(const tokenizer_loader *l, tokenizer_frame *out, moe_error *err);
 /* The list added_tokens of tokenizer.json. */
 moe_status tokenizer_read_added(tokenizer_loader *l, moe_error *err);
 /* added_tokens_decoder of tokenizer_config.json: {"101": {"content": ..}, ..} */
@@ -36,7 +60,15 @@ moe_status tokenizer_read_decoder(tokenizer_loader *l, moe_error *err);
 /* Adds a token, or puts it in the place of one with its id. path: for messages. */
 moe_status tokenizer_put_added(tokenizer_loader *l, const char *path,
                                const tokenizer_added_token *token, moe_error *err);
-/* MOE_E_MEMORY with the file's name. */
-moe_status tokenizer_no_memory(const tokenizer_loader *l, moe_error *err);
+
+/* ---- a kind each, from the files that l has open ------------------------------ */
+
+moe_status tokenizer_load_wordpiece(tokenizer_loader *l, moe_tokenizer **out, moe_error *err);
+moe_status tokenizer_load_bpe(tokenizer_loader *l, moe_tokenizer **out, moe_error *err);
+/* model.type "Unigram" of tokenizer.json. */
+moe_status tokenizer_load_unigram(tokenizer_loader *l, moe_tokenizer **out, moe_error *err);
+/* XLM-RoBERTa's sentencepiece.bpe.model, where there is no tokenizer.json. */
+moe_status tokenizer_load_fairseq(tokenizer_loader *l, const char *path, moe_tokenizer **out,
+                                  moe_error *err);
 
 #endif

@@ -97,12 +97,16 @@ typedef struct {
 
 typedef struct {
     moe_table words, positions, types;
+    int first_position;          /* row of positions that a sequence's first token has */
+    int32_t pad_id;              /* where that is over 0: tokens of this id have the row
+                                    before, and do not count; they are RoBERTa's */
     moe_norm embed_norm;
     int n_layers;
     int n_decoder_layers;        /* the last of them; 0 but in T5 */
     moe_layer *layers;           /* [n_layers] */
-    moe_linear pooler;           /* BERT: tanh; n 0: none, the classifier reads every token */
-    moe_linear classifier;       /* BERT: n = n_labels */
+    moe_linear pooler;           /* n 0: none, the classifier reads every token */
+    bool pooler_relu;            /* DistilBERT: relu behind it; else tanh */
+    moe_linear classifier;       /* n = n_labels; T5 has none */
 
     /* T5 alone: the norms after the last layer of each half, what a distance adds to a
      * score of attention, [n_buckets, n_heads], and the logits of the words. */

@@ -5,6 +5,7 @@
 #include "engine/text/added_tokens.h"
 #include "engine/text/kind.h"
 #include "engine/text/normalizer.h"
+#include "engine/text/vocab.h"
 #include "engine/text/wordpiece.h"
 
 /* The WordPiece kind. */
@@ -16,9 +17,7 @@ typedef struct {
     wordpiece pieces;
     added_tokens raw;        /* looked for in the text as it came */
     added_tokens normalized; /* looked for after normalization */
-    int n_vocab;
-    const char **tokens; /* [n_vocab], NULL in the holes */
-    char *strings;       /* what they point to */
+    token_strings strings;
 } wordpiece_tokenizer;
 
 /* Fills ascii_* from rules. */

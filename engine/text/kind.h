@@ -8,16 +8,6 @@
 #include "engine/text/tokenizer.h"
 #include "engine/text/wordpiece.h"
 
-/* The special tokens around a text and a pair:
- *   begin? text end          begin? text end end* pair end
- * Token types are 0, with typed 1 from the pair on. */
-typedef struct {
-    int32_t begin;   /* -1: none */
-    int32_t end;
-    int n_between;   /* ends that stand before a pair besides the text's own: 0 or 1 */
-    bool typed;
-} tokenizer_frame;
-
 typedef struct {
     /* Appends the tokens of s (valid UTF-8, under 2^30 bytes), no special ones around
      * them. Spans are code points of s. False: out of memory. */

@@ -72,14 +72,8 @@ template <typename T> T *copy_of(const T *from, size_t n)
     return to;
 }
 
-moe_status open_model(const char *path, bool dummy_prefix, spm_model *m, moe_error *err)
+moe_status open_model(const char *path, const std::string &bytes, spm_model *m, moe_error *err)
 {
-    std::string bytes;
-    moe_status status = read_file(path, &bytes, err);
-    if (status != MOE_OK)
-        return status;
-    if (!dummy_prefix)
-        bytes.append(no_dummy_prefix, sizeof no_dummy_prefix);
     auto loaded = m->processor.LoadFromSerializedProto(bytes);
     if (!loaded.ok())
         return moe_fail(err, MOE_E_FORMAT, "%s: is no SentencePiece model: %.200s", path,
@@ -93,15 +87,30 @@ moe_status open_model(const char *path, bool dummy_prefix, spm_model *m, moe_err
 
 } // namespace
 
-moe_status spm_open(const char *path, bool dummy_prefix, spm_model **out, moe_error *err)
+moe_status spm_open_bytes(const char *name, const void *bytes, size_t n, spm_model **out,
+                          moe_error *err)
 {
     *out = nullptr;
     return guarded(err, [&] {
         std::unique_ptr<spm_model> m(new spm_model);
-        moe_status status = open_model(path, dummy_prefix, m.get(), err);
+        moe_status status = open_model(name, std::string(static_cast<const char *>(bytes), n),
+                                       m.get(), err);
         if (status == MOE_OK)
             *out = m.release();
         return status;
+    });
+}
+
+moe_status spm_open(const char *path, bool dummy_prefix, spm_model **out, moe_error *err)
+{
+    *out = nullptr;
+    return guarded(err, [&] {
+        std::string bytes;
+        moe_status status = read_file(path, &bytes, err);
+        if (!dummy_prefix)
+            bytes.append(no_dummy_prefix, sizeof no_dummy_prefix);
+        return status == MOE_OK ? spm_open_bytes(path, bytes.data(), bytes.size(), out, err)
+                                : status;
     });
 }
 

@@ -20,6 +20,9 @@ typedef struct { int32_t id, begin, end; } spm_piece;
  * text, whatever the file says. MOE_E_IO; MOE_E_FORMAT: no SentencePiece model. */
 moe_status spm_open(const char *path, bool dummy_prefix, spm_model **out,
                               moe_error *err);
+/* The same from n bytes that a file would have; name: for messages. */
+moe_status spm_open_bytes(const char *name, const void *bytes, size_t n, spm_model **out,
+                          moe_error *err);
 void spm_close(spm_model *s);
 
 int spm_size(const spm_model *s); /* pieces: ids are 0 to size - 1 */

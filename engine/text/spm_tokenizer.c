@@ -1,170 +1,10 @@
-/* spm_tokenizer.c: a SentencePiece model with added tokens, as T5 and XLM-RoBERTa use it.
- *
- *   text -> pieces between added tokens -> SentencePiece -> ids
- *
- * How a piece of text begins is the tokenizers' history. The legacy way leaves it to the
- * model file: a space goes before each piece. The later way (tokenizer_config.json says
- * "legacy": false) puts one mark U+2581 before the whole text, turns those in the text
- * into spaces, and keeps a piece's leading space by coding it behind the string of the
- * unknown token, whose pieces are then dropped: the model would strip it otherwise. */
+/* spm_tokenizer.c: making a SentencePiece tokenizer, of a model file or of tokenizer.json,
+ * and text of ids. */
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/text/added_tokens.h"
-#include "engine/text/kind.h"
-#include "engine/text/sentencepiece.h"
+#include "engine/text/spm_tokenizer.h"
 #include "engine/text/utf8.h"
-
-static const char MARK[] = "\xe2\x96\x81"; /* U+2581 */
-enum { MARK_BYTES = 3 };
-
-typedef struct {
-    moe_tokenizer base;
-    spm_model *model;
-    added_tokens added;
-    int n_vocab, n_pieces, id_offset;
-    int32_t unk;
-    bool legacy;
-    char *guard;         /* not legacy: the string before a leading space */
-    size_t guard_bytes;
-    int guard_pieces;
-    bool *special;       /* [n_vocab] ids that stand for no text */
-    const char **tokens; /* [n_vocab] strings of added tokens, NULL: none */
-    char *strings;       /* what they point to */
-} spm_tokenizer;
-
-/* ---- encoding ------------------------------------------------------------ */
-
-/* What goes to the model, and where each byte comes from in code points. */
-typedef struct { char *bytes; int32_t *at; size_t n; } buffer;
-
-typedef struct {
-    const spm_tokenizer *t;
-    token_list *out;
-    const char *s; /* the whole text, begun with the mark where not legacy */
-    const int32_t *at;
-    int before;    /* tokens in out when it began */
-    bool failed;
-} reader;
-
-static int32_t id_of(const spm_tokenizer *t, int32_t piece)
-{
-    return piece == spm_unk(t->model) ? t->unk : piece + t->id_offset;
-}
-
-/* The bytes [*begin, *end) of s without the space they begin with. */
-static void trim(const char *s, int32_t *begin, int32_t end)
-{
-    while (*begin < end && s[*begin] == ' ')
-        ++*begin;
-    if (end - *begin >= MARK_BYTES && memcmp(s + *begin, MARK, MARK_BYTES) == 0)
-        *begin += MARK_BYTES;
-}
-
-static void add_pieces(reader *r, const spm_piece *piece, int n, const char *s,
-                       const int32_t *at, size_t shift)
-{
-    for (int i = 0; i < n; i++) {
-        int32_t begin = piece[i].begin, end = piece[i].end;
-        trim(s, &begin, end);
-        int32_t start = begin < (int32_t)shift ? at[0] : at[begin - (int32_t)shift];
-        int32_t stop = begin < end ? at[end - (int32_t)shift - 1] + 1 : start;
-        token_list_add(r->out, id_of(r->t, piece[i].id), start, stop);
-    }
-}
-
-/* n bytes from s, whose code points are at. */
-static void read_text(reader *r, const char *s, size_t n, const int32_t *at)
-{
-    const spm_tokenizer *t = r->t;
-    bool guarded = !t->legacy && (s[0] == ' ' || (n >= MARK_BYTES && !memcmp(s, MARK, MARK_BYTES)));
-    size_t shift = guarded ? t->guard_bytes : 0;
-    char *joined = guarded ? malloc(shift + n) : NULL;
-    if (guarded && !joined) {
-        r->failed = true;
-        return;
-    }
-    if (guarded) {
-        memcpy(joined, t->guard, shift);
-        memcpy(joined + shift, s, n);
-        s = joined;
-    }
-    spm_piece *pieces;
-    int count, skip = guarded ? t->guard_pieces : 0;
-    if (spm_encode(t->model, s, n + shift, &pieces, &count, NULL) != MOE_OK)
-        r->failed = true;
-    else if (count > skip)
-        add_pieces(r, pieces + skip, count - skip, s, at, shift);
-    free(pieces);
-    free(joined);
-}
-
-/* A lone mark before an added token is nothing. */
-static void drop_lone_mark(reader *r)
-{
-    const spm_tokenizer *t = r->t;
-    token_list *out = r->out;
-    int32_t mark = spm_find(t->model, MARK);
-    if (t->legacy || mark < 0 || out->n != r->before + 1 || out->total != out->n ||
-        out->ids[r->before] != id_of(t, mark))
-        return;
-    out->n--;
-    out->total--;
-}
-
-static void read_piece(void *ctx, int32_t id, size_t start, size_t end)
-{
-    reader *r = ctx;
-    if (r->failed || start == end)
-        return;
-    if (id >= 0)
-        drop_lone_mark(r);
-    if (id >= 0)
-        token_list_add(r->out, id, r->at[start], r->at[end - 1] + 1);
-    else
-        read_text(r, r->s + start, end - start, r->at + start);
-}
-
-/* The text as it is split: begun with the mark, marks in it made spaces. */
-static bool prepare(const spm_tokenizer *t, const char *s, size_t n, buffer *b)
-{
-    size_t length;
-    int32_t point = 0;
-    b->bytes = malloc(n + MARK_BYTES);
-    b->at = malloc((n + MARK_BYTES) * sizeof *b->at);
-    if (!b->bytes || !b->at)
-        return false;
-    b->n = 0;
-    for (int i = 0; !t->legacy && i < MARK_BYTES; i++, b->n++) {
-        b->bytes[b->n] = MARK[i];
-        b->at[b->n] = 0;
-    }
-    for (size_t i = 0; i < n; i += length, point++) {
-        length = utf8_length((uint8_t)s[i]);
-        bool mark = !t->legacy && length == MARK_BYTES && !memcmp(s + i, MARK, MARK_BYTES);
-        for (size_t c = 0; c < (mark ? 1 : length); c++, b->n++) {
-            b->bytes[b->n] = mark ? ' ' : s[i + c];
-            b->at[b->n] = point;
-        }
-    }
-    return true;
-}
-
-static bool encode(const moe_tokenizer *base, const char *s, size_t n, token_list *out)
-{
-    const spm_tokenizer *t = (const spm_tokenizer *)base;
-    buffer b = {0};
-    if (n == 0)
-        return true;
-    reader r = {.t = t, .out = out, .before = out->n, .failed = !prepare(t, s, n, &b)};
-    r.s = b.bytes;
-    r.at = b.at;
-    if (!r.failed)
-        added_tokens_split(&t->added, b.bytes, b.n, read_piece, &r);
-    free(b.bytes);
-    free(b.at);
-    return !r.failed && !out->failed;
-}
 
 /* ---- decoding ------------------------------------------------------------- */
 
@@ -218,6 +58,8 @@ static void destroy(moe_tokenizer *base)
     spm_tokenizer *t = (spm_tokenizer *)base;
     spm_close(t->model);
     added_tokens_free(&t->added);
+    added_tokens_free(&t->later);
+    charsmap_close(&t->map);
     free(t->guard);
     free(t->special);
     free(t->tokens);
@@ -225,8 +67,11 @@ static void destroy(moe_tokenizer *base)
     free(t);
 }
 
-static const tokenizer_kind spm_kind = {
-    .encode = encode, .decode = decode, .token = token, .destroy = destroy,
+static const tokenizer_kind file_kind = {
+    .encode = spm_read, .decode = decode, .token = token, .destroy = destroy,
+};
+static const tokenizer_kind json_kind = {
+    .encode = unigram_read, .decode = decode, .token = token, .destroy = destroy,
 };
 
 /* ---- making ---------------------------------------------------------------- */
@@ -272,6 +117,8 @@ static moe_status fill_added(spm_tokenizer *t, const spm_spec *spec, moe_error *
 {
     size_t bytes = 1;
     moe_status status = added_tokens_init(&t->added, err);
+    if (!status)
+        status = added_tokens_init(&t->later, err);
     for (int i = 0; i < spec->n_added; i++)
         bytes += strlen(spec->added[i].content) + 1;
     t->strings = malloc(bytes);
@@ -287,7 +134,8 @@ static moe_status fill_added(spm_tokenizer *t, const spm_spec *spec, moe_error *
         t->tokens[a->id] = memcpy(to, a->content, n + 1);
         to += n + 1;
         t->special[a->id] = true;
-        status = added_tokens_add(&t->added, a, a->content, n, err);
+        status = added_tokens_add(spec->bytes && a->normalized ? &t->later : &t->added, a,
+                                  a->content, n, err);
     }
     return status;
 }
@@ -311,7 +159,11 @@ static moe_status check_sizes(const spm_tokenizer *t, const spm_spec *spec, moe_
 
 static moe_status fill(spm_tokenizer *t, const spm_spec *spec, moe_error *err)
 {
-    moe_status status = spm_open(spec->path, spec->legacy, &t->model, err);
+    moe_status status =
+        spec->bytes ? spm_open_bytes(spec->path, spec->bytes, spec->n_bytes, &t->model, err)
+                    : spm_open(spec->path, spec->legacy, &t->model, err);
+    if (!status && spec->bytes)
+        status = charsmap_open(spec->rules.map, spec->rules.n_map, &t->map, err);
     if (status)
         return status;
     t->n_pieces = spm_size(t->model);
@@ -328,9 +180,12 @@ static moe_status fill(spm_tokenizer *t, const spm_spec *spec, moe_error *err)
         t->special[id] = piece < 0 || piece >= t->n_pieces || id == t->unk ||
                          spm_is_special(t->model, piece);
     }
+    t->by_words = spm_find(t->model, SPM_MARK) < 0;
+    for (int32_t i = 0; i < t->n_pieces && !t->by_words; i++)
+        t->by_words = strstr(spm_string(t->model, i) + 1, SPM_MARK) != NULL;
     if (!status)
         status = fill_added(t, spec, err);
-    return status || t->legacy ? status : make_guard(t, err);
+    return status || t->legacy || spec->bytes ? status : make_guard(t, err);
 }
 
 moe_status tokenizer_create_spm(const spm_spec *spec, moe_tokenizer **out, moe_error *err)
@@ -340,7 +195,7 @@ moe_status tokenizer_create_spm(const spm_spec *spec, moe_tokenizer **out, moe_e
     if (!t)
         return moe_fail(err, MOE_E_MEMORY, "tokenizer: no memory");
     t->base = (moe_tokenizer){
-        .kind = &spm_kind,
+        .kind = spec->bytes ? &json_kind : &file_kind,
         .frame = {.begin = spec->begin, .end = spec->end, .n_between = spec->n_between},
         .model_max_length = spec->model_max_length,
     };
@@ -348,6 +203,7 @@ moe_status tokenizer_create_spm(const spm_spec *spec, moe_tokenizer **out, moe_e
     t->id_offset = spec->id_offset;
     t->unk = spec->unk;
     t->legacy = spec->legacy;
+    t->rules = spec->rules;
     moe_status status = fill(t, spec, err);
     if (status)
         destroy(&t->base);

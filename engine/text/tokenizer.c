@@ -21,6 +21,11 @@ void tokenizer_destroy(moe_tokenizer *t)
         t->kind->destroy(t);
 }
 
+void tokenizer_drop_types(moe_tokenizer *t)
+{
+    t->frame.typed = false;
+}
+
 const char *tokenizer_token(const moe_tokenizer *t, int32_t id)
 {
     return t->kind->token(t, id);

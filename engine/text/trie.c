@@ -121,13 +121,24 @@ moe_status trie_add(trie *t, const char *s, size_t n, int32_t value,
     return MOE_OK;
 }
 
-int32_t trie_walk(const trie *t, const char *s, size_t n)
+int32_t trie_walk_from(const trie *t, int32_t from, const char *s, size_t n)
 {
-    uint32_t node = TRIE_ROOT;
-    for (size_t i = 0; i < n; i++)
+    uint32_t node = (uint32_t)from;
+    for (size_t i = 0; from != TRIE_NONE && i < n; i++)
         if (!(node = child(t, node, (uint8_t)s[i])))
             return TRIE_NONE;
     return (int32_t)node;
+}
+
+int32_t trie_walk(const trie *t, const char *s, size_t n)
+{
+    return trie_walk_from(t, TRIE_ROOT, s, n);
+}
+
+int32_t trie_find(const trie *t, const char *s, size_t n)
+{
+    int32_t node = trie_walk(t, s, n);
+    return n == 0 || node == TRIE_NONE ? TRIE_NONE : t->values[node];
 }
 
 int32_t trie_longest(const trie *t, int32_t from, const uint8_t *s, size_t n,

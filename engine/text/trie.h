@@ -25,6 +25,10 @@ moe_status trie_add(trie *t, const char *s, size_t n, int32_t value,
 
 /* The node that s leads to, or TRIE_NONE. */
 int32_t trie_walk(const trie *t, const char *s, size_t n);
+/* The same from a node, which may be TRIE_NONE. */
+int32_t trie_walk_from(const trie *t, int32_t node, const char *s, size_t n);
+/* The value of a whole string, TRIE_NONE: none. Of the empty one, TRIE_NONE. */
+int32_t trie_find(const trie *t, const char *s, size_t n);
 
 /* From a node: the value of the longest string of at least one byte that s starts
  * with, and its *length; TRIE_NONE if there is none. */

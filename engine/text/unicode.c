@@ -130,6 +130,21 @@ int unicode_decompose(uint32_t cp, uint32_t out[UNICODE_MAX_DECOMPOSED])
     return (int)n;
 }
 
+char_class unicode_class(uint32_t cp)
+{
+    if (is_in(white_space, LENGTH(white_space), cp))
+        return CLASS_SPACE;
+    switch (utf8proc_category((utf8proc_int32_t)cp)) {
+    case UTF8PROC_CATEGORY_LU: case UTF8PROC_CATEGORY_LL: case UTF8PROC_CATEGORY_LT:
+    case UTF8PROC_CATEGORY_LM: case UTF8PROC_CATEGORY_LO:
+        return CLASS_LETTER;
+    case UTF8PROC_CATEGORY_ND: case UTF8PROC_CATEGORY_NL: case UTF8PROC_CATEGORY_NO:
+        return CLASS_NUMBER;
+    default:
+        return CLASS_OTHER;
+    }
+}
+
 bool unicode_is_word(uint32_t cp)
 {
     if (cp == 0x200C || cp == 0x200D || /* Join_Control */

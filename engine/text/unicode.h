@@ -30,6 +30,9 @@ enum { UNICODE_MAX_DECOMPOSED = 4, UNICODE_MAX_LOWER = 2 };
 int unicode_decompose(uint32_t cp, uint32_t out[UNICODE_MAX_DECOMPOSED]);
 uint8_t unicode_combining_class(uint32_t cp);
 int unicode_lower(uint32_t cp, uint32_t out[UNICODE_MAX_LOWER]);
+/* What GPT-2's pattern tells apart: \s, \p{L}, \p{N} and the rest. */
+typedef enum { CLASS_OTHER, CLASS_SPACE, CLASS_LETTER, CLASS_NUMBER } char_class;
+char_class unicode_class(uint32_t cp);
 /* \w of a Unicode regular expression: letters, marks, digits, connectors. */
 bool unicode_is_word(uint32_t cp);
 

@@ -1,13 +1,12 @@
 /* wordpiece_tokenizer.c: making a WordPiece tokenizer.
  *
- * It copies the vocabulary's strings into one block, the tokens into a trie (which finds
- * duplicates) and the added tokens into two sets: those looked for in the text as it
+ * It has the vocabulary's strings, the tokens in a trie and the added tokens in two sets: those looked for in the text as it
  * came, special ones mostly, and those looked for after normalization. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "engine/text/encode.h"
-#include "engine/text/utf8.h"
+#include "engine/text/vocab.h"
 
 static moe_status check_spec(const wordpiece_spec *spec, moe_error *err)
 {
@@ -28,98 +27,12 @@ static moe_status check_spec(const wordpiece_spec *spec, moe_error *err)
     return MOE_OK;
 }
 
-static moe_status copy_strings(wordpiece_tokenizer *t, const wordpiece_spec *spec,
-                               moe_error *err)
-{
-    size_t bytes = 0;
-    t->n_vocab = spec->n_vocab;
-    t->tokens = calloc((size_t)spec->n_vocab, sizeof *t->tokens);
-    if (!t->tokens)
-        return moe_fail(err, MOE_E_MEMORY, "tokenizer: no memory for %d tokens",
-                        spec->n_vocab);
-    for (int i = 0; i < spec->n_vocab; i++)
-        if (spec->vocab[i])
-            t->tokens[i] = spec->vocab[i];
-    for (int i = 0; i < spec->n_added; i++) {
-        int32_t id = spec->added[i].id;
-        if (id >= 0 && id < spec->n_vocab && !t->tokens[id])
-            t->tokens[id] = spec->added[i].content; /* fills a hole */
-    }
-    for (int i = 0; i < spec->n_vocab; i++)
-        bytes += t->tokens[i] ? strlen(t->tokens[i]) + 1 : 0;
-    t->strings = malloc(bytes + 1);
-    if (!t->strings)
-        return moe_fail(err, MOE_E_MEMORY, "tokenizer: no memory for %zu bytes", bytes);
-    char *to = t->strings;
-    for (int i = 0; i < spec->n_vocab; i++)
-        if (t->tokens[i]) {
-            size_t n = strlen(t->tokens[i]) + 1;
-            t->tokens[i] = memcpy(to, t->tokens[i], n);
-            to += n;
-        }
-    return MOE_OK;
-}
-
-static moe_status fill_vocab(wordpiece_tokenizer *t, const wordpiece_spec *spec,
-                             moe_error *err)
-{
-    trie *vocab = &t->pieces.vocab;
-    moe_status status = trie_init(vocab, err);
-    for (int32_t id = 0; id < spec->n_vocab && status == MOE_OK; id++) {
-        const char *token = spec->vocab[id];
-        int32_t existing = TRIE_NONE;
-        if (!token || !*token) /* an empty token matches nothing */
-            continue;
-        if (utf8_first_invalid(token, strlen(token)) != strlen(token))
-            return moe_fail(err, MOE_E_FORMAT, "tokenizer: token %d is not UTF-8",
-                            (int)id);
-        status = trie_add(vocab, token, strlen(token), id, &existing, err);
-        if (status == MOE_OK && existing != TRIE_NONE)
-            return moe_fail(err, MOE_E_FORMAT,
-                            "tokenizer: token '%s' has the ids %d and %d, expected one",
-                            token, (int)existing, (int)id);
-    }
-    return status;
-}
-
-/* The id of a token of the vocabulary, TRIE_NONE if it has none. */
-static int32_t token_id(const wordpiece_tokenizer *t, const char *token)
-{
-    int32_t node = trie_walk(&t->pieces.vocab, token, strlen(token));
-    return node == TRIE_NONE || !*token ? TRIE_NONE : t->pieces.vocab.values[node];
-}
-
-static moe_status check_added(const wordpiece_tokenizer *t, const tokenizer_added_token *a,
-                              moe_error *err)
-{
-    size_t n = strlen(a->content);
-    int32_t id = token_id(t, a->content);
-    if (n < 1 || n > ADDED_TOKEN_MAX_BYTES)
-        return moe_fail(err, MOE_E_LIMIT,
-                        "added token %d: %zu bytes, expected 1 to %d", (int)a->id, n,
-                        ADDED_TOKEN_MAX_BYTES);
-    if (utf8_first_invalid(a->content, n) != n)
-        return moe_fail(err, MOE_E_FORMAT, "added token %d is not UTF-8", (int)a->id);
-    if (a->id < 0 || a->id >= t->n_vocab)
-        return moe_fail(err, MOE_E_FORMAT, "added token '%s': id %d, expected 0 to %d",
-                        a->content, (int)a->id, t->n_vocab - 1);
-    if (id != TRIE_NONE && id != a->id)
-        return moe_fail(err, MOE_E_FORMAT,
-                        "added token '%s': id %d, the vocabulary has it as %d",
-                        a->content, (int)a->id, (int)id);
-    if (strcmp(t->tokens[a->id], a->content) != 0)
-        return moe_fail(err, MOE_E_FORMAT,
-                        "added token '%s': its id %d is the vocabulary's '%s'", a->content,
-                        (int)a->id, t->tokens[a->id]);
-    return MOE_OK;
-}
-
 static moe_status add_one(wordpiece_tokenizer *t, const tokenizer_added_token *a,
                           moe_error *err)
 {
     char *pattern = NULL;
     size_t n;
-    moe_status status = check_added(t, a, err);
+    moe_status status = vocab_check_added(&t->pieces.vocab, &t->strings, a, err);
     if (status != MOE_OK)
         return status;
     if (!a->normalized)
@@ -153,12 +66,13 @@ static moe_status fill_added(wordpiece_tokenizer *t, const wordpiece_spec *spec,
 
 static moe_status fill(wordpiece_tokenizer *t, const wordpiece_spec *spec, moe_error *err)
 {
-    moe_status status = copy_strings(t, spec, err);
+    moe_status status = token_strings_copy(&t->strings, spec->vocab, spec->n_vocab, spec->added,
+                                           spec->n_added, err);
     if (status == MOE_OK)
-        status = fill_vocab(t, spec, err);
+        status = vocab_fill(&t->pieces.vocab, spec->vocab, spec->n_vocab, err);
     if (status != MOE_OK)
         return status;
-    t->pieces.unk = token_id(t, spec->unk_token);
+    t->pieces.unk = trie_find(&t->pieces.vocab, spec->unk_token, strlen(spec->unk_token));
     if (t->pieces.unk == TRIE_NONE)
         return moe_fail(err, MOE_E_FORMAT,
                         "tokenizer: the vocabulary has no unknown token '%s'",
@@ -183,15 +97,14 @@ static void wordpiece_destroy(moe_tokenizer *base)
     trie_free(&t->pieces.vocab);
     added_tokens_free(&t->raw);
     added_tokens_free(&t->normalized);
-    free(t->tokens);
-    free(t->strings);
+    token_strings_free(&t->strings);
     free(t);
 }
 
 static const char *wordpiece_token(const moe_tokenizer *base, int32_t id)
 {
     const wordpiece_tokenizer *t = (const wordpiece_tokenizer *)base;
-    return id >= 0 && id < t->n_vocab ? t->tokens[id] : NULL;
+    return token_strings_get(&t->strings, id);
 }
 
 static bool wordpiece_encode(const moe_tokenizer *t, const char *s, size_t n, token_list *out)

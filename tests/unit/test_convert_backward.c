@@ -396,6 +396,17 @@ static void norms_of_a_classifiers_margin(void **state)
     check_norms(*state);
 }
 
+/* DistilBERT's head has relu where BERT's has tanh. */
+static void norms_of_a_rectified_head(void **state)
+{
+    stage *st = *state;
+    st->m->weights.pooler_relu = true;
+    renew_engine(st);
+    check_norms(st);
+    st->m->weights.pooler_relu = false;
+    renew_engine(st);
+}
+
 static void norms_of_many_labels(void **state)
 {
     stage *st = *state;
@@ -452,7 +463,7 @@ static void the_same_bits_for_any_number_of_workers(void **state)
         assert_true(isfinite(norm[0][t]));
 }
 
-static void an_unknown_architecture_is_refused(void **state)
+static void an_unknown_family_is_refused(void **state)
 {
     stage *st = *state;
     static float norm[TINY_LAYERS * TOKENS];
@@ -460,14 +471,14 @@ static void an_unknown_architecture_is_refused(void **state)
     assert_true(sensitivity_supported(st->m));
     st->m->weights.layers[1].ffn.act = MOE_ACT_TANH;
     assert_false(sensitivity_supported(st->m));
+    assert_int_equal(run_sensitivity(st, &st->text, 1, NULL, norm, &err), MOE_E_UNSUPPORTED);
+    assert_non_null(strstr(err.message, st->m->info.architecture));
     st->m->weights.layers[1].ffn.act = MOE_ACT_RELU;
-    const char *architecture = st->m->info.architecture;
-    st->m->info.architecture = "SomethingElse";
+    st->m->family = MOE_FAMILY_T5;
     assert_false(sensitivity_supported(st->m));
-    assert_int_equal(run_sensitivity(st, &st->text, 1, NULL, norm, &err),
-                     MOE_E_UNSUPPORTED);
-    assert_non_null(strstr(err.message, "SomethingElse"));
-    st->m->info.architecture = architecture;
+    st->m->family = MOE_FAMILY_DISTILBERT;
+    assert_true(sensitivity_supported(st->m));
+    st->m->family = MOE_FAMILY_BERT;
 }
 
 /* A NaN of the classifier is in no row between the layers. */
@@ -497,11 +508,12 @@ int main(void)
         WITH_STAGE(rows_without_a_gradient_pass_attention_only),
         WITH_STAGE(the_gradient_may_be_replaced_in_place_or_not_wanted),
         WITH_STAGE(norms_of_a_classifiers_margin),
+        WITH_STAGE(norms_of_a_rectified_head),
         WITH_STAGE(norms_of_many_labels),
         WITH_STAGE(norms_of_a_regression),
         WITH_STAGE(norms_of_a_questions_margins),
         WITH_STAGE(the_same_bits_for_any_number_of_workers),
-        WITH_STAGE(an_unknown_architecture_is_refused),
+        WITH_STAGE(an_unknown_family_is_refused),
         WITH_STAGE(a_gradient_that_is_not_finite_is_named),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

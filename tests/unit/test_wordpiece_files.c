@@ -180,8 +180,8 @@ static void another_kind_of_tokenizer_is_named(void **state)
 {
     (void)state;
     static const char *const cases[][2] = {
-        {TOKENIZER(MODEL("BPE", MODEL_VOCAB), NORMALIZER, PRE_TOKENIZER, BERT, ADDED),
-         "model.type is BPE, expected WordPiece"},
+        {TOKENIZER(MODEL("WordLevel", MODEL_VOCAB), NORMALIZER, PRE_TOKENIZER, BERT, ADDED),
+         "model.type is WordLevel, expected WordPiece, BPE or Unigram"},
         {TOKENIZER(MODEL("WordPiece", MODEL_VOCAB), "{\"type\":\"NFKC\"}", PRE_TOKENIZER,
                    BERT, ADDED), "normalizer.type is NFKC, expected BertNormalizer"},
         {TOKENIZER(MODEL("WordPiece", MODEL_VOCAB), "null", PRE_TOKENIZER, BERT, ADDED),
@@ -189,11 +189,15 @@ static void another_kind_of_tokenizer_is_named(void **state)
         {TOKENIZER(MODEL("WordPiece", MODEL_VOCAB), NORMALIZER, "{\"type\":\"Digits\"}",
                    BERT, ADDED), "pre_tokenizer.type is Digits, expected BertPreTokenizer"},
         {TOKENIZER(MODEL("WordPiece", MODEL_VOCAB), NORMALIZER, PRE_TOKENIZER,
-                   "{\"type\":\"RobertaProcessing\"}", ADDED),
-         "post_processor.type is RobertaProcessing, expected TemplateProcessing"},
+                   "{\"type\":\"ByteLevel\"}", ADDED),
+         "post_processor.type is ByteLevel, expected TemplateProcessing"},
+        {TOKENIZER(MODEL("WordPiece", MODEL_VOCAB), NORMALIZER, PRE_TOKENIZER,
+                   "{\"type\":\"RobertaProcessing\",\"cls\":[\"[CLS]\",2],"
+                   "\"sep\":[\"[SEP]\",3]}", ADDED),
+         "post_processor is not [CLS] $A [SEP] $B:1 [SEP]:1"},
         {TOKENIZER(MODEL("WordPiece", MODEL_VOCAB), NORMALIZER, PRE_TOKENIZER,
                    TEMPLATE(SINGLE, PAIR("0"), IDS), ADDED),
-         "post_processor.pair is '[CLS]:0 $A:0 [SEP]:0 $B:0 [SEP]:0', expected"},
+         "post_processor is not [CLS] $A [SEP] $B:1 [SEP]:1"},
         {TOKENIZER(MODEL("WordPiece", MODEL_VOCAB), NORMALIZER, PRE_TOKENIZER,
                    TEMPLATE("[]", PAIR("1"), IDS), ADDED), "post_processor.single is ''"},
     };
@@ -308,7 +312,7 @@ static void a_missing_or_odd_file_is_an_io_error(void **state)
     (void)state;
     char path[1024];
     write_files(NULL, NULL, NULL);
-    expect_refused(MOE_E_IO, "vocab.txt", "No such file");
+    expect_refused(MOE_E_IO, "vocab.txt", "expected one of them");
     snprintf(path, sizeof path, "%s/vocab.txt", dir());
     assert_int_equal(mkdir(path, 0700), 0);
     expect_refused(MOE_E_IO, "vocab.txt", "not a regular file");
