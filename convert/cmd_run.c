@@ -21,7 +21,8 @@ static const char usage[] =
     "Classifies a text with the share R of the FFN neurons, or answers the question TEXT\n"
     "about SECOND TEXT; text-to-text models say what they are asked. FILE is JSONL (text,\n"
     "text_pair?, task?, raw?, max_new_tokens?; or question, context; - is standard input):\n"
-    "one JSON object a line, in order.";
+    "one JSON object a line, in order. Of a text without a question a question answering\n"
+    "model says where answers start and end, by token.";
 
 enum { BATCH_TOKENS = 4096, BATCH_ROWS = 1024, FLOAT_DIGITS = 9, BAR_WIDTH = 20,
        NEW_TOKENS = 32 };
@@ -89,15 +90,9 @@ static const char *manner(moe_policy p)
            " by sequence" : "";
 }
 
-static void add_answer(json *j, const session *s, const batch *b, int i, ranking *r)
+static void add_scores(json *j, const session *s, const batch *b, int i, ranking *r)
 {
     const float *logits = rank(s, b, i, r);
-    json *ids = json_add(j, "ids", json_array());
-    json *types = json_add(j, "type_ids", json_array());
-    for (int t = b->cu_seqlens[i]; t < b->cu_seqlens[i + 1]; t++) {
-        json_add_int(ids, NULL, b->ids[t]);
-        json_add_int(types, NULL, b->types[t]);
-    }
     json *list = json_add(j, "logits", json_array());
     for (int l = 0; l < b->n_labels; l++)
         json_add_number(list, NULL, logits[l], FLOAT_DIGITS);
@@ -109,6 +104,20 @@ static void add_answer(json *j, const session *s, const batch *b, int i, ranking
         json_add_number(score, "score", r->scores[label], FLOAT_DIGITS);
         json_add_number(score, "logit", logits[label], FLOAT_DIGITS);
     }
+}
+
+static void add_answer(json *j, const session *s, const batch *b, int i, ranking *r)
+{
+    json *ids = json_add(j, "ids", json_array());
+    json *types = json_add(j, "type_ids", json_array());
+    for (int t = b->cu_seqlens[i]; t < b->cu_seqlens[i + 1]; t++) {
+        json_add_int(ids, NULL, b->ids[t]);
+        json_add_int(types, NULL, b->types[t]);
+    }
+    if (s->info->task == MOE_TASK_ANSWER)
+        run_answer_positions(j, s, b, i);
+    else
+        add_scores(j, s, b, i, r);
     json_add_number(j, "ratio", b->selection[i].ratio, FLOAT_DIGITS);
     json_add_string(j, "policy", moe_policy_name(policy_of(s, b, i)));
     json_add_number(j, "effective_ratio", b->effective_ratio[i], FLOAT_DIGITS);
@@ -220,10 +229,13 @@ static moe_status run_stream(const arguments *a, session *s, batch *b, ranking *
         return status;
     do {
         read = jsonl_next(&lines, &row, &later);
-        bool more = read == MOE_OK && row.text, answers = s->info->task == MOE_TASK_ANSWER;
-        if (more && answers)
+        bool more = read == MOE_OK && row.text;
+        bool answers = s->info->task == MOE_TASK_ANSWER && row.asks;
+        if (more && answers && b->n_seqs > 0)
+            status = flush_batch(s, b, r, err);
+        if (more && answers && status == MOE_OK)
             status = answer_row(a, s, b, &row, &lines, err);
-        else if (more)
+        else if (more && !answers)
             status = add_row(b, s, &row, a->selection, err);
         jsonl_row_free(&row);
         if (more && answers)

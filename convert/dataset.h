@@ -18,6 +18,7 @@ typedef struct {
                                    has no answer */
     int n_answers;
     const char *task;         /* of a text-to-text row, NULL: none */
+    bool asks;                /* text and pair came as question and context */
     bool raw;                 /* its text holds the task's template already */
     int max_new_tokens;       /* 0: not said */
     int line;                 /* in the file, from 1; of SQuAD the question's number */

@@ -59,8 +59,9 @@ static moe_status take_row(const json *object, const char *path, int line,
 {
     char number[40];
     piece text, pair = {0}, label = {0}, task = {0};
+    const bool asks = absent(object, "text") && !absent(object, "question");
     text.bytes = json_get_string_n(object, "text", &text.n);
-    if (absent(object, "text") && !absent(object, "question")) {
+    if (asks) {
         text.bytes = json_get_string_n(object, "question", &text.n);
         pair.bytes = json_get_string_n(object, "context", &pair.n);
         if (!text.bytes || !pair.bytes)
@@ -93,7 +94,7 @@ static moe_status take_row(const json *object, const char *path, int line,
     char *block = malloc(text.n + pair.n + label.n + task.n + 4);
     if (!block)
         return moe_fail(err, MOE_E_MEMORY, "%s:%d: out of memory", path, line);
-    *out = (dataset_row){.line = line, .raw = json_is_true(json_get(object, "raw")),
+    *out = (dataset_row){.line = line, .asks = asks, .raw = json_is_true(json_get(object, "raw")),
                          .max_new_tokens = (int)most};
     char *to = append(block, text, &out->text, &out->text_bytes);
     to = append(to, pair, &out->pair, &out->pair_bytes);

@@ -20,20 +20,25 @@ static double effective_ratio(const batch *b)
     return sum / b->n_tokens;
 }
 
-static void add_window(json *list, const session *s, const batch *b, int i)
+void run_answer_positions(json *j, const session *s, const batch *b, int i)
 {
     static const char *const part[] = {"start", "end"};
-    json *window = json_add(list, NULL, json_object());
-    json *ids = json_add(window, "ids", json_array());
     const float *logits = b->logits + logits_at(s->info, b->cu_seqlens, i);
-    int first = b->cu_seqlens[i], n = b->cu_seqlens[i + 1] - first;
-    for (int t = 0; t < n; t++)
-        json_add_int(ids, NULL, b->ids[first + t]);
+    int n = b->cu_seqlens[i + 1] - b->cu_seqlens[i];
     for (int p = 0; p < 2; p++) {
-        json *values = json_add(window, part[p], json_array());
+        json *values = json_add(j, part[p], json_array());
         for (int t = 0; t < n; t++)
             json_add_number(values, NULL, (double)logits[2 * t + p], FLOAT_DIGITS);
     }
+}
+
+static void add_window(json *list, const session *s, const batch *b, int i)
+{
+    json *window = json_add(list, NULL, json_object());
+    json *ids = json_add(window, "ids", json_array());
+    for (int t = b->cu_seqlens[i]; t < b->cu_seqlens[i + 1]; t++)
+        json_add_int(ids, NULL, b->ids[t]);
+    run_answer_positions(window, s, b, i);
 }
 
 static moe_status print_json(const session *s, const batch *b, const dataset_row *row,

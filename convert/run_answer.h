@@ -2,7 +2,11 @@
 #ifndef CONVERT_RUN_ANSWER_H
 #define CONVERT_RUN_ANSWER_H
 
+#include "convert/json.h"
 #include "convert/session.h"
+
+/* "start" and "end": the logits of sequence i's tokens. */
+void run_answer_positions(json *j, const session *s, const batch *b, int i);
 
 /* Answers one row's question (text) about its context (pair) and prints it: with json an
  * object on one line; with windows in it also the ids and logits of every window. */

@@ -71,6 +71,7 @@ typedef struct {
     bpe_work work;
     const char *piece; /* what `later` splits; the reader's s before that */
     int32_t at;        /* code point of its next character */
+    int32_t least;     /* that of the first one behind a prefix, which shares it */
     bool failed;
 } reader;
 
@@ -81,6 +82,22 @@ static int32_t spaces(const char *word, uint32_t begin, uint32_t end, bool at_en
     while (begin + n < end && word[at_end ? end - 1 - n : begin + n] == ' ')
         n++;
     return (int32_t)n;
+}
+
+/* Adds a token without the white space at its ends, as the Hugging Face crate trims. */
+static void add_trimmed(reader *r, int32_t id, int32_t start, int32_t end, int32_t leading,
+                        int32_t trailing)
+{
+    const bpe_tokenizer *t = r->t;
+    bool first = r->out->total == 0 || start == 0;
+    if (t->trim_offsets) {
+        leading -= leading > 0 && first && t->trim_keeps_prefix;
+        start = start + leading < end ? start + leading : end;
+        end = trailing == 0 || end < trailing ? end
+            : end - trailing > start          ? end - trailing
+                                              : start;
+    }
+    token_list_add(r->out, id, start, end);
 }
 
 /* The character that has byte `to` of a word, *at being the one that has byte *from. */
@@ -96,20 +113,12 @@ static int32_t character_at(const char *word, uint32_t *from, int32_t *at, uint3
 static void add_token(reader *r, const struct bpe_symbol *s, const char *word, uint32_t *from,
                       int32_t *at)
 {
-    const bpe_tokenizer *t = r->t;
     int32_t start = character_at(word, from, at, s->begin);
     int32_t end = character_at(word, from, at, s->end - 1) + 1;
-    if (t->trim_offsets) {
-        int32_t leading = spaces(word, s->begin, s->end, false);
-        int32_t trailing = spaces(word, s->begin, s->end, true);
-        bool first = r->out->total == 0 || start == 0;
-        leading -= leading > 0 && first && t->trim_keeps_prefix;
-        start = start + leading < end ? start + leading : end;
-        end = trailing == 0 || end < trailing ? end
-            : end - trailing > start          ? end - trailing
-                                              : start;
-    }
-    token_list_add(r->out, s->id, start, end);
+    start = start < r->least ? r->least : start;
+    end = end <= start ? start + 1 : end;
+    add_trimmed(r, s->id, start, end, spaces(word, s->begin, s->end, false),
+                spaces(word, s->begin, s->end, true));
 }
 
 static void read_word(reader *r, const char *word, size_t n, int32_t at)
@@ -133,7 +142,7 @@ static void read_words(reader *r, const char *s, size_t n)
     }
 }
 
-/* The piece with a space before it, that has no place of its own. */
+/* The piece with a space before it, which has the place of the first character. */
 static void read_prefixed(reader *r, const char *s, size_t n)
 {
     char *copy = malloc(n + 1);
@@ -145,7 +154,7 @@ static void read_prefixed(reader *r, const char *s, size_t n)
     memcpy(copy + 1, s, n);
     int32_t at = r->at;
     size_t length = next_word(copy, n + 1);
-    r->at = at - 1;
+    r->least = at;
     read_word(r, copy, length, at - 1);
     r->at = at + (int32_t)utf8_count(copy + 1, length - 1);
     read_words(r, copy + length, n + 1 - length);
@@ -157,13 +166,11 @@ static void add_added(reader *r, int32_t id, size_t start, size_t end)
 {
     const char *s = r->piece + start;
     size_t n = end - start, last;
-    int32_t leading = 0, trailing = 0, all = (int32_t)utf8_count(s, n);
-    if (r->t->trim_offsets) {
-        leading = (int32_t)utf8_count(s, run_of(CLASS_SPACE, s, n, &last));
-        for (; trailing < all - leading && unicode_class(utf8_before(s, n)) == CLASS_SPACE; n--)
-            trailing += ((uint8_t)s[n - 1] & 0xC0) != 0x80;
-    }
-    token_list_add(r->out, id, r->at + leading, r->at + all - trailing);
+    int32_t leading = (int32_t)utf8_count(s, run_of(CLASS_SPACE, s, n, &last));
+    int32_t trailing = 0, all = (int32_t)utf8_count(s, n);
+    for (; trailing < all - leading && unicode_class(utf8_before(s, n)) == CLASS_SPACE; n--)
+        trailing += ((uint8_t)s[n - 1] & 0xC0) != 0x80;
+    add_trimmed(r, id, r->at, r->at + all, leading, trailing);
     r->at += all;
 }
 

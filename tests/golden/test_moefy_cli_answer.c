@@ -66,6 +66,35 @@ static void a_stream_gets_the_pipelines_answers(void **state)
     command_free(&r);
 }
 
+/* Among questions, in their order: what is no question gets the logits of its tokens. */
+static void a_text_gets_where_answers_start_and_end(void **state)
+{
+    (void)state;
+    static const char rows[] =
+        "{\"text\": \"one two\"}\n{\"question\": \"Who?\", \"context\": \"Ann.\"}\n"
+        "{\"text\": \"one\", \"text_pair\": \"two three\"}\n";
+    static const int tokens[] = {4, 0, 6};
+    write_file("rows.jsonl", rows);
+    command_result r = MOEFY("run " SQUAD " --input %s/rows.jsonl", scratch);
+    char *at = r.out;
+    assert_done(&r);
+    for (int i = 0; i < 3; i++) {
+        cJSON *j = cJSON_Parse(at);
+        assert_non_null(j);
+        if (tokens[i]) {
+            list(j, "ids", tokens[i]);
+            list(j, "start", tokens[i]);
+            list(j, "end", tokens[i]);
+        } else {
+            assert_string_equal(text(j, "answer"), "Ann.");
+        }
+        cJSON_Delete(j);
+        at = strchr(at, '\n') + 1;
+    }
+    assert_int_equal(*at, 0);
+    command_free(&r);
+}
+
 static void questions_are_scored_as_squad_does(void **state)
 {
     (void)state;
@@ -99,6 +128,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(one_question_is_answered),
         cmocka_unit_test(a_stream_gets_the_pipelines_answers),
+        cmocka_unit_test(a_text_gets_where_answers_start_and_end),
         cmocka_unit_test(questions_are_scored_as_squad_does),
         cmocka_unit_test(what_does_not_fit_the_task_is_told),
     };

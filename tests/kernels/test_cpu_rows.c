@@ -110,27 +110,31 @@ static moe_table exact_table(rng *r, int n, int d, moe_dtype dtype, float *plain
     return (moe_table){.n = n, .d = d, .dtype = dtype, .rows = rows};
 }
 
-static void check_embed(const machine *m, int d, moe_dtype dtype, bool with_types, rng *r)
+/* first: the row of positions that a text begins with; over 0, token first - 1 is padding. */
+static void check_embed(const machine *m, int d, moe_dtype dtype, bool with_types, int first,
+                        rng *r)
 {
-    enum { WORDS = 30, LONGEST = 40, SEQS = 5 };
+    enum { WORDS = 30, LONGEST = 43, SEQS = 5 };
     static const int32_t cu_seqlens[] = {0, 3, 3, 43, 44, 61};
     static float words[WORDS * 1024], positions[LONGEST * 1024], types[2 * 1024];
     int32_t ids[61], type[61];
     moe_weights w = {.words = exact_table(r, WORDS, d, dtype, words),
                      .positions = exact_table(r, LONGEST, d, dtype, positions),
                      .types = exact_table(r, 2, d, dtype, types),
-                     .embed_norm = random_norm(r, d)};
+                     .embed_norm = random_norm(r, d), .first_position = first,
+                     .pad_id = first - 1};
     for (int t = 0; t < 61; t++) {
-        ids[t] = t == 60 ? WORDS - 1 : rng_int(r, 0, WORDS - 1);
+        ids[t] = t == 60 ? WORDS - 1 : rng_int(r, 0, first && t > 20 ? 5 : WORDS - 1);
         type[t] = with_types ? rng_int(r, 0, 1) : 0;
     }
     float *y = random_floats(r, (size_t)(61 * d), NAN);
     m->b->ops->embed(m->b, &w, ids, with_types ? type : NULL, cu_seqlens, SEQS, y);
     for (int s = 0; s < SEQS; s++)
-        for (int t = cu_seqlens[s]; t < cu_seqlens[s + 1]; t++) {
+        for (int t = cu_seqlens[s], next = first; t < cu_seqlens[s + 1]; t++) {
             double v[1024];
+            int row = first && ids[t] == first - 1 ? first - 1 : next++;
             for (int i = 0; i < d; i++)
-                v[i] = (double)words[ids[t] * d + i] + positions[(t - cu_seqlens[s]) * d + i] +
+                v[i] = (double)words[ids[t] * d + i] + positions[row * d + i] +
                        types[type[t] * d + i];
             check_norm_row(m, &w.embed_norm, v, t, y + t * d);
         }
@@ -151,7 +155,7 @@ static void embedding_adds_word_position_and_type_in_every_dtype(void **state)
             if (!machine_open(&m, all_isas[isa], 1 + i % 3, &shape))
                 continue;
             rng r = rng_seed(60 + (uint64_t)i);
-            check_embed(&m, d, dtypes[i % 3], i % 2, &r);
+            check_embed(&m, d, dtypes[i % 3], i % 2, i % 4 == 3 ? 3 : 0, &r);
             machine_close(&m);
         }
 }

@@ -108,6 +108,61 @@ static void a_config_is_read_with_its_defaults(void **state)
     config_free(&c);
 }
 
+/* What each family calls its sizes, and where its positions begin. */
+static void encoders_are_read_by_their_own_keys(void **state)
+{
+    (void)state;
+    static const char tail[] = "\"vocab_size\":60,\"max_position_embeddings\":40";
+    static const char sizes[] = "\"hidden_size\":48,\"num_hidden_layers\":2,"
+                                "\"num_attention_heads\":4,\"intermediate_size\":80,"
+                                "\"hidden_act\":\"gelu\"";
+    static const char other[] = "\"dim\":48,\"n_layers\":2,\"n_heads\":4,\"hidden_dim\":80,"
+                                "\"activation\":\"relu\"";
+    const struct {
+        const char *type, *architecture, *sizes, *more;
+        moe_family family;
+        moe_task task;
+        int first, n_types;
+    } cases[] = {
+        {"distilbert", "DistilBertForQuestionAnswering", other, "", MOE_FAMILY_DISTILBERT,
+         MOE_TASK_ANSWER, 0, 0},
+        {"roberta", "RobertaForSequenceClassification", sizes, ",\"type_vocab_size\":1",
+         MOE_FAMILY_ROBERTA, MOE_TASK_CLASSIFY, 2, 1},
+        {"xlm-roberta", "XLMRobertaForQuestionAnswering", sizes, ",\"pad_token_id\":4",
+         MOE_FAMILY_ROBERTA, MOE_TASK_ANSWER, 5, 2},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char text[1024];
+        model_config c;
+        moe_error err = {0};
+        snprintf(text, sizeof text, "{\"model_type\":\"%s\",\"architectures\":[\"%s\"],%s,%s%s}",
+                 cases[i].type, cases[i].architecture, cases[i].sizes, tail, cases[i].more);
+        if (config_parse("D/config.json", text, strlen(text), &c, &err))
+            fail_msg("%s", err.message);
+        assert_int_equal(c.family, cases[i].family);
+        assert_int_equal(c.task, cases[i].task);
+        assert_int_equal(c.first_position, cases[i].first);
+        assert_int_equal(c.pad_id, cases[i].first - 1);
+        assert_int_equal(c.n_types, cases[i].n_types);
+        assert_true(c.d_model == 48 && c.n_layers == 2 && c.n_heads == 4 && c.d_ff == 80);
+        config_free(&c);
+    }
+}
+
+static void positions_behind_the_last_are_refused(void **state)
+{
+    (void)state;
+    static const char text[] = "{\"model_type\":\"roberta\",\"architectures\":"
+        "[\"RobertaForSequenceClassification\"],\"hidden_size\":48,\"num_hidden_layers\":2,"
+        "\"num_attention_heads\":4,\"intermediate_size\":80,\"hidden_act\":\"gelu\","
+        "\"vocab_size\":60,\"max_position_embeddings\":40,\"pad_token_id\":37}";
+    model_config c;
+    moe_error err = {0};
+    assert_int_equal(config_parse("D/config.json", text, sizeof text - 1, &c, &err),
+                     MOE_E_FORMAT);
+    assert_non_null(strstr(err.message, "max_position_embeddings is 40, expected at least 41"));
+}
+
 /* A ratio table of two rows in which the key has the JSON texts; NULL: none. */
 static const char *table_of(const char *key, const char *first, const char *last)
 {
@@ -463,6 +518,8 @@ static void a_config_that_is_no_object_or_no_file_is_refused(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(encoders_are_read_by_their_own_keys),
+        cmocka_unit_test(positions_behind_the_last_are_refused),
         cmocka_unit_test(a_config_is_read_with_its_defaults),
         cmocka_unit_test(tasks_follow_problem_type_and_labels),
         cmocka_unit_test(activations_have_one_name_each),
