@@ -86,7 +86,7 @@ static void a_text_gets_where_answers_start_and_end(void **state)
             list(j, "start", tokens[i]);
             list(j, "end", tokens[i]);
         } else {
-            assert_string_equal(text(j, "answer"), "Ann.");
+            assert_string_equal(text(j, "answer"), "Ann");
         }
         cJSON_Delete(j);
         at = strchr(at, '\n') + 1;
