@@ -353,7 +353,8 @@ int moe_labels_tokens(const moe_labels *l); /* nodes of the tree: rows of decode
 /* What is wanted of one sequence, and what came of it. */
 typedef struct {
     const moe_labels *labels; /* to score; NULL: a generated text */
-    float *logprob;           /* labels: out [moe_labels_count], summed over a label's tokens */
+    float *logprob;           /* labels: out [moe_labels_count], summed over a label's tokens;
+                                 text: out [1], over those generated, or NULL */
     int max_new_tokens;       /* text: at most so many, </s> included; 1 to max_tokens */
     int32_t *ids;             /* text: out [max_new_tokens], without the start token */
     int n_ids;                /* text: out */

@@ -185,7 +185,7 @@ static moe_status decode(batcher *b, const moe_batch *batch, moe_error *err)
 {
     for (int i = 0; i < batch->n_seqs; i++) {
         b->each[i] = b->batch[i]->want;
-        b->each[i].logprob = b->batch[i]->values;
+        b->each[i].logprob = b->batch[i]->n_values ? b->batch[i]->values : NULL;
     }
     return moe_decode(b->o.engine, batch, b->each, b->effective, err);
 }

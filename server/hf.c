@@ -15,9 +15,13 @@ static bool is_task(const request_state *r, const char *name)
 
 bool hf_accepts(const request_state *r, problem *p)
 {
-    bool answers = r->model->info->task == MOE_TASK_ANSWER;
-    const char *name = answers ? "question-answering" : "text-classification";
-    if (!r->task || is_task(r, name) || (!answers && is_task(r, "sentiment-analysis")))
+    /* By the model's task: what it is asked for, and by another name. */
+    const char *name = "text-classification", *also = "sentiment-analysis";
+    if (r->model->info->task == MOE_TASK_ANSWER)
+        name = also = "question-answering";
+    if (r->model->info->task == MOE_TASK_TEXT)
+        name = "text2text-generation", also = "text-generation";
+    if (!r->task || is_task(r, name) || is_task(r, also))
         return true;
     return problem_set(p, 404, "wrong_task", "model '%.64s' does %s, not %.*s", r->model->name,
                        name, r->task_bytes > 40 ? 40 : (int)r->task_bytes, r->task);
@@ -47,6 +51,20 @@ void hf_texts_write(buffer *b, request_state *r, int64_t total_ns)
     jw_close(b, ']');
     free(scores);
     free(ranked);
+}
+
+void hf_generate_write(buffer *b, request_state *r, int64_t total_ns)
+{
+    (void)total_ns;
+    jw_open(b, '[');
+    for (int i = 0; i < r->job->n_sequences; i++) {
+        char *text = text_generated(b, r, i);
+        jw_open(b, '{');
+        jw_pair_string(b, "generated_text", text ? text : "");
+        jw_close(b, '}');
+        free(text);
+    }
+    jw_close(b, ']');
 }
 
 void hf_questions_write(buffer *b, request_state *r, int64_t total_ns)

@@ -36,14 +36,25 @@ static const protocol hf_questions = {
     request_parse_hf_questions, answer_tokenize, hf_questions_write, .questions = true,
     .accepts = hf_accepts,
 };
+static const protocol hf_generate = {
+    request_parse_hf_generate, generate_tokenize, hf_generate_write, .texts = true,
+    .accepts = hf_accepts,
+};
 
-/* POST /v1/classify with a task. */
+/* POST /v1/classify with a task, and /v1/answer, by a text-to-text model. */
 static const protocol classify_texts = {request_parse_classify, label_tokenize, label_write,
                                         .texts = true};
+static const protocol answer_texts = {request_parse_answer, text_answer_tokenize,
+                                      text_answer_write, .texts = true};
 
 static bool answers(const served_model *m)
 {
     return m->info->task == MOE_TASK_ANSWER;
+}
+
+static bool writes(const served_model *m)
+{
+    return m->info->task == MOE_TASK_TEXT;
 }
 
 static const protocol oip_questions = {NULL, oip_tokenize, oip_write, .questions = true};
@@ -59,8 +70,13 @@ static const protocol *protocol_of(const request_state *r)
         return answers(r->model) ? &oip_questions : &protocols[r->route];
     if (r->route == ROUTE_CLASSIFY && r->body.task)
         return &classify_texts;
-    bool hf = r->route == ROUTE_HF_MODEL || r->route == ROUTE_HF_PIPELINE;
-    return hf && answers(r->model) ? &hf_questions : &protocols[r->route];
+    if (r->route == ROUTE_ANSWER && writes(r->model))
+        return &answer_texts;
+    if (r->route == ROUTE_HF_MODEL || r->route == ROUTE_HF_PIPELINE)
+        return answers(r->model) ? &hf_questions
+             : writes(r->model)  ? &hf_generate
+                                 : &protocols[r->route];
+    return &protocols[r->route];
 }
 
 /* ---- before the queue ------------------------------------------------- */
@@ -104,13 +120,12 @@ static bool check_policy(const request_state *r, problem *p)
 /* Whether a model is of the kind that the route is for. */
 static bool fits(const served_model *m, const protocol *p)
 {
-    bool texts = m->info->task == MOE_TASK_TEXT;
-    return answers(m) == p->questions && texts == p->texts;
+    return answers(m) == p->questions && writes(m) == p->texts;
 }
 
 static bool wrong_task(const served_model *m, const protocol *wanted, problem *p)
 {
-    bool texts = m->info->task == MOE_TASK_TEXT;
+    bool texts = writes(m);
     return problem_set(p, 404, "wrong_task",
                        answers(m) ? "model '%.64s' answers questions: POST /v1/answer"
                        : texts    ? "model '%.64s' is text to text: POST /v1/generate, or "
@@ -121,21 +136,37 @@ static bool wrong_task(const served_model *m, const protocol *wanted, problem *p
                                          "/v1/classify", m->name);
 }
 
-/* The one named, or else the first that does what the route asks for. */
+static served_model *first_fitting(server *s, const protocol *wanted)
+{
+    for (int i = 0; i < s->models.n; i++)
+        if (fits(&s->models.list[i], wanted))
+            return &s->models.list[i];
+    return NULL;
+}
+
+/* Without a name: the default, or else the first that does what the route asks for. */
+static served_model *unnamed_model(server *s, const request_state *r)
+{
+    served_model *m = fits(r->model, protocol_of(r)) ? r->model
+                                                     : first_fitting(s, protocol_of(r));
+    if (!m && r->route == ROUTE_ANSWER)
+        m = first_fitting(s, &answer_texts);
+    return m ? m : r->model;
+}
+
+/* In a path the protocol has followed the model. */
 static bool choose_model(server *s, const http_exchange *x, request_state *r, problem *p)
 {
-    const protocol *wanted = protocol_of(r);
     const char *named = r->body.model ? r->body.model : http_header(x, "X-Moe-Model");
-    served_model *m = r->model_in_path ? r->model : models_find(&s->models, named);
-    for (int i = 0; !r->model_in_path && !named && m && !fits(m, wanted) && i < s->models.n; i++)
-        if (fits(&s->models.list[i], wanted))
-            m = &s->models.list[i];
+    served_model *m = r->model_in_path ? r->model
+                    : named            ? models_find(&s->models, named)
+                                       : unnamed_model(s, r);
     if (!m)
         return problem_set(p, 404, "not_found", "no model '%.64s'", named);
     r->model = m;
-    /* In a path the protocol has followed the model, but none follows text to text. */
-    if (r->model_in_path ? m->info->task == MOE_TASK_TEXT : !fits(m, wanted))
-        return wrong_task(m, wanted, p);
+    const protocol *wanted = protocol_of(r);
+    if (is_oip(r) ? writes(r->model) : !fits(r->model, wanted))
+        return wrong_task(r->model, wanted, p);
     return !wanted->accepts || wanted->accepts(r, p);
 }
 
@@ -163,6 +194,8 @@ static int n_values(const request_state *r)
 {
     if (protocol_of(r) == &classify_texts)
         return text_labels_find(r->model, r->body.task)->task->n_labels;
+    if (protocol_of(r) == &answer_texts)
+        return 1; /* the answer's log-probability */
     return r->model->info->n_labels;
 }
 

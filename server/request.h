@@ -67,11 +67,13 @@ bool request_parse_generate(const char *body, size_t n, const request_limits *li
 /* POST /rerank: a query and texts become pairs. */
 bool request_parse_rerank(const char *body, size_t n, const request_limits *limits,
                           inference_request *out, problem *p);
-/* Hugging Face's {"inputs", "parameters"?}, of texts or of questions. */
+/* Hugging Face's {"inputs", "parameters"?}: texts for labels, questions, texts for texts. */
 bool request_parse_hf_texts(const char *body, size_t n, const request_limits *limits,
                             inference_request *out, problem *p);
 bool request_parse_hf_questions(const char *body, size_t n, const request_limits *limits,
                                 inference_request *out, problem *p);
+bool request_parse_hf_generate(const char *body, size_t n, const request_limits *limits,
+                               inference_request *out, problem *p);
 /* vLLM's {"model"?, "input"}. */
 bool request_parse_vllm(const char *body, size_t n, const request_limits *limits,
                         inference_request *out, problem *p);

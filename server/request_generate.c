@@ -12,8 +12,8 @@ bool request_set_task(inference_request *r, const jnode *v, const request_limits
     return true;
 }
 
-static bool set_max_new_tokens(inference_request *r, const jnode *v, const request_limits *l,
-                               problem *p)
+bool request_set_new_tokens(inference_request *r, const jnode *v, const request_limits *l,
+                            problem *p)
 {
     (void)l;
     return request_int("max_new_tokens", 1, MAX_NEW_TOKENS, &r->max_new_tokens, v, p);
@@ -22,7 +22,7 @@ static bool set_max_new_tokens(inference_request *r, const jnode *v, const reque
 static const request_key keys[] = {
     {"inputs", request_set_texts}, {"model", request_set_model}, {"task", request_set_task},
     {"ratio", request_set_ratio}, {"policy", request_set_policy},
-    {"max_new_tokens", set_max_new_tokens}, {"truncate", request_set_truncate}, {NULL, NULL},
+    {"max_new_tokens", request_set_new_tokens}, {"truncate", request_set_truncate}, {NULL, NULL},
 };
 static const request_grammar generate = {
     .keys = keys, .expected = "inputs, model, task, ratio, policy, max_new_tokens or truncate",

@@ -62,6 +62,27 @@ bool request_parse_hf_questions(const char *body, size_t n, const request_limits
     return request_parse(body, n, &questions, limits, out, p);
 }
 
+static bool set_generate_parameters(inference_request *r, const jnode *v, const request_limits *l,
+                                    problem *p)
+{
+    static const request_key keys[] = {
+        {"max_new_tokens", request_set_new_tokens}, {"task", request_set_task},
+        {"ratio", request_set_ratio}, {"policy", request_set_policy}, {NULL, NULL},
+    };
+    return check_object(v, p) && request_read_object(r, v, keys, l, p);
+}
+
+bool request_parse_hf_generate(const char *body, size_t n, const request_limits *limits,
+                               inference_request *out, problem *p)
+{
+    static const request_key keys[] = {
+        {"inputs", request_set_texts}, {"parameters", set_generate_parameters},
+        {"ratio", request_set_ratio}, {NULL, NULL},
+    };
+    static const request_grammar generate = {.keys = keys, .lenient = true};
+    return request_parse(body, n, &generate, limits, out, p);
+}
+
 bool request_parse_vllm(const char *body, size_t n, const request_limits *limits,
                         inference_request *out, problem *p)
 {

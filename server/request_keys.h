@@ -65,5 +65,7 @@ bool request_set_top_k(inference_request *r, const jnode *v, const request_limit
 
 /* request_generate.c */
 bool request_set_task(inference_request *r, const jnode *v, const request_limits *l, problem *p);
+bool request_set_new_tokens(inference_request *r, const jnode *v, const request_limits *l,
+                            problem *p);
 
 #endif

@@ -76,8 +76,16 @@ bool classify_scratch(buffer *b, const request_state *r, float **scores, scored 
 /* text.c: text-to-text models: text, and the labels of a task. */
 bool generate_tokenize(request_state *r, problem *p);
 void generate_write(buffer *b, request_state *r, int64_t total_ns);
+/* What sequence i became; free(). NULL, and b has failed: no memory. */
+char *text_generated(buffer *b, const request_state *r, int i);
+/* Tokens of all inputs, in a task's template if t is one, as sequences that want at most
+ * `most` new tokens each. */
+bool text_tokenize(request_state *r, const moe_text_task *t, int most, problem *p);
 bool label_tokenize(request_state *r, problem *p);
 void label_write(buffer *b, request_state *r, int64_t total_ns);
+/* text_answer.c: POST /v1/answer by a text-to-text model. */
+bool text_answer_tokenize(request_state *r, problem *p);
+void text_answer_write(buffer *b, request_state *r, int64_t total_ns);
 /* tei.c: text-embeddings-inference. */
 void predict_write(buffer *b, request_state *r, int64_t total_ns);
 bool rerank_accepts(const request_state *r, problem *p);
@@ -88,6 +96,7 @@ void handle_info(server *s, http_exchange *x, request_state *r);
 bool hf_accepts(const request_state *r, problem *p);
 void hf_texts_write(buffer *b, request_state *r, int64_t total_ns);
 void hf_questions_write(buffer *b, request_state *r, int64_t total_ns);
+void hf_generate_write(buffer *b, request_state *r, int64_t total_ns);
 /* answer.c: questions to spans. */
 bool answer_tokenize(request_state *r, problem *p);
 void answer_write(buffer *b, request_state *r, int64_t total_ns);

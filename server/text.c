@@ -72,7 +72,12 @@ bool generate_tokenize(request_state *r, problem *p)
         return problem_set(p, 422, "invalid_value", "max_new_tokens: expected 1 to %d, found %d",
                            limit, most);
     most = most ? most : limit < NEW_TOKENS ? limit : NEW_TOKENS;
-    if (!find_task(r, &t, p) || !tokenize_all(r, t, p))
+    return find_task(r, &t, p) && text_tokenize(r, t, most, p);
+}
+
+bool text_tokenize(request_state *r, const moe_text_task *t, int most, problem *p)
+{
+    if (!tokenize_all(r, t, p))
         return false;
     size_t room = (size_t)r->body.n_inputs * (size_t)most;
     r->job->ids = malloc(room * sizeof *r->job->ids);
@@ -102,13 +107,20 @@ bool label_tokenize(request_state *r, problem *p)
 
 /* ---- results ---------------------------------------------------------------- */
 
+char *text_generated(buffer *b, const request_state *r, int i)
+{
+    const moe_decoding *d = &r->job->sequences[i].want;
+    char *text = NULL;
+    b->failed |= moe_detokenize(r->model->model, d->ids, d->n_ids, &text, NULL) != MOE_OK;
+    return text;
+}
+
 void generate_write(buffer *b, request_state *r, int64_t total_ns)
 {
     envelope_open(b, r);
     for (int i = 0; i < r->job->n_sequences; i++) {
         const moe_decoding *d = &r->job->sequences[i].want;
-        char *text = NULL;
-        b->failed |= moe_detokenize(r->model->model, d->ids, d->n_ids, &text, NULL) != MOE_OK;
+        char *text = text_generated(b, r, i);
         jw_open(b, '{');
         jw_pair_string(b, "text", text ? text : "");
         jw_pair_int(b, "tokens", d->n_ids);

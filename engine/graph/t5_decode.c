@@ -160,8 +160,13 @@ static void take_token(void *ctx, int row, const float *logits)
     decoder *d = ctx;
     moe_decoding *out = &d->each[d->e->t5->text[row]];
     int best = 0;
-    for (int i = 1; i < d->e->model->info.n_vocab; i++)
+    int n = d->e->model->info.n_vocab;
+    for (int i = 1; i < n; i++)
         best = logits[i] > logits[best] ? i : best;
+    if (out->logprob) {
+        float scale = d->e->model->logit_scale;
+        *out->logprob += (float)((double)scale * logits[best] - t5_log_sum(logits, n, scale));
+    }
     out->ids[out->n_ids++] = best;
     out->ended = best == d->e->model->t5.end_id;
 }
@@ -190,6 +195,8 @@ static int start_texts(decoder *d)
             continue;
         d->each[s].n_ids = 0;
         d->each[s].ended = false;
+        if (d->each[s].logprob)
+            *d->each[s].logprob = 0;
         a->first_history[s] = room;
         room += d->each[s].max_new_tokens;
         set_row(d, n++, s, d->e->model->t5.start_id, 0);

@@ -32,7 +32,8 @@ start() {
 servers=()
 trap 'kill "${servers[@]}" 2>/dev/null; wait 2>/dev/null; rm -rf "$scratch/venv"' EXIT
 
-start both --model sst2=models/minilm-sst2-relu --model squad=models/minilm-squad-relu
+start both --model sst2=models/minilm-sst2-relu --model squad=models/minilm-squad-relu \
+    --model t5=models/t5-mini-glue
 "$scratch/venv/bin/python" tests/clients/test_clients.py "$url" || exit 1
 
 # Every route against the description that the server gives of itself.

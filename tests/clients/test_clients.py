@@ -2,7 +2,8 @@
 
     python test_clients.py URL
 
-The server has a classifier named sst2 and a question answering model named squad. Every
+The server has a classifier named sst2, a question answering model named squad and a
+text-to-text model named t5. Every
 check prints a line; the first that fails ends the program with 1.
 """
 import sys
@@ -36,6 +37,9 @@ def hub():
         QUESTION, CONTEXT, top_k=3)
     check("huggingface_hub: three answers", [a.answer for a in several][0] == "Ann Smith"
           and len(several) == 3)
+    text = InferenceClient(model=f"{url}/models/t5").text_generation(
+        f"sst2 sentence: {TEXT}", max_new_tokens=4)
+    check("huggingface_hub: text_generation", text == "positive")
 
 
 def text_input(name, texts, binary):
@@ -102,6 +106,9 @@ def rest():
           and float(ranked.headers["X-Moe-Ratio"]) > 0)
     vllm = requests.post(f"{url}/classify", json={"model": "sst2", "input": [TEXT]})
     check("requests: vLLM classify", vllm.json()["data"][0]["label"] == "positive")
+    text = requests.post(f"{url}/pipeline/text2text-generation/t5",
+                         json={"inputs": TEXT, "parameters": {"task": "sst2"}})
+    check("requests: text2text-generation", text.json() == [{"generated_text": "positive"}])
     answer = requests.post(f"{url}/v1/answer", json={"question": QUESTION, "context": CONTEXT})
     check("requests: answer", answer.json()["results"][0]["answer"] == "Ann Smith")
 

@@ -95,6 +95,54 @@ static void the_limit_ends_a_text(void **state)
     answer_free(&a);
 }
 
+/* In the template of its own task for it, or of SQuAD; where the context has the text. */
+static void a_question_is_answered_in_words(void **state)
+{
+    (void)state;
+    answer a = call(&server, NULL, "/v1/answer",
+                    "{\"inputs\":[{\"question\":\"Is it?\",\"context\":\"\u00e9 equivalent\"},"
+                    "{\"question\":\"Is it?\",\"context\":\"no\"}]}");
+    answer b = call(&server, NULL, "/v1/generate",
+                    "{\"inputs\":[\"question: Is it? context: \u00e9 equivalent\","
+                    "\"question: Is it? context: no\"]}");
+    expect_status(&a, 200, "answer");
+    assert_string_equal(string_at(&a, "model"), "t5");
+    for (int i = 0; i < 2; i++) {
+        char path[2][40];
+        snprintf(path[0], sizeof path[0], "results.%d.answer", i);
+        snprintf(path[1], sizeof path[1], "results.%d.text", i);
+        assert_string_equal(string_at(&a, path[0]), string_at(&b, path[1]));
+        snprintf(path[0], sizeof path[0], "results.%d.score", i);
+        assert_true(number_at(&a, path[0]) > 0 && number_at(&a, path[0]) <= 1);
+    }
+    assert_string_equal(string_at(&a, "results.0.answer"), "equivalent");
+    assert_int_equal(number_at(&a, "results.0.start"), 2);
+    assert_int_equal(number_at(&a, "results.0.end"), 12);
+    answer_free(&a);
+    answer_free(&b);
+    a = call(&server, NULL, "/v1/answer", "{\"question\":\"a\",\"context\":\"b\",\"top_k\":2}");
+    expect_status(&a, 409, "top_k");
+    answer_free(&a);
+}
+
+static void hugging_faces_route_writes_texts(void **state)
+{
+    (void)state;
+    static const char *const paths[] = {"/models/t5", "/pipeline/text2text-generation/t5"};
+    for (int i = 0; i < 2; i++) {
+        answer a = call(&server, NULL, paths[i],
+                        "{\"inputs\":[\"sst2 sentence: a charming journey\",\"sst2 sentence: dull\"],"
+                        "\"parameters\":{\"max_new_tokens\":4,\"do_sample\":false}}");
+        expect_status(&a, 200, paths[i]);
+        assert_string_equal(string_at(&a, "0.generated_text"), "positive");
+        assert_string_equal(string_at(&a, "1.generated_text"), "negative");
+        answer_free(&a);
+    }
+    answer a = call(&server, NULL, "/pipeline/text-classification/t5", "{\"inputs\":\"a\"}");
+    expect_status(&a, 404, "another task");
+    answer_free(&a);
+}
+
 static void wrong_requests_say_what_is_wrong(void **state)
 {
     (void)state;
@@ -112,8 +160,8 @@ static void wrong_requests_say_what_is_wrong(void **state)
         {"/v1/classify", "{\"inputs\":\"a\",\"model\":\"t5\"}", "wrong_task", "text to text"},
         {"/v1/generate", "{\"inputs\":\"a\",\"model\":\"minilm-sst2-relu\"}", "wrong_task",
          "not text to text"},
-        {"/v1/answer", "{\"question\":\"a\",\"context\":\"b\",\"model\":\"t5\"}", "wrong_task",
-         "text to text"},
+        {"/v1/answer", "{\"question\":\"a\",\"context\":\"b\",\"model\":\"minilm-sst2-relu\"}",
+         "wrong_task", "does not answer questions"},
     };
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         answer a = call(&server, NULL, wrong[i].path, wrong[i].body);
@@ -132,6 +180,8 @@ int main(void)
         cmocka_unit_test(a_task_puts_its_template_around),
         cmocka_unit_test(label_words_are_scored),
         cmocka_unit_test(the_limit_ends_a_text),
+        cmocka_unit_test(a_question_is_answered_in_words),
+        cmocka_unit_test(hugging_faces_route_writes_texts),
         cmocka_unit_test(wrong_requests_say_what_is_wrong),
     };
     return cmocka_run_group_tests(tests, start, stop);
