@@ -13,6 +13,7 @@
 #include "convert/blas.h"
 #include "convert/interrupt.h"
 #include "convert/layer_stage.h"
+#include "convert/shift.h"
 #include "convert/text_rows.h"
 
 enum {
@@ -102,7 +103,9 @@ static bool make_calibration(calibration *c, int n_seqs, size_t tokens)
     c->n_seqs = n_seqs;
     c->cu_seqlens = calloc((size_t)n_seqs + 1, sizeof *c->cu_seqlens);
     c->ids = malloc((tokens + 1) * sizeof *c->ids);
-    return c->cu_seqlens && c->ids;
+    c->types = calloc(tokens + 1, sizeof *c->types);
+    c->row = calloc((size_t)n_seqs + 1, sizeof *c->row);
+    return c->cu_seqlens && c->ids && c->types && c->row;
 }
 
 static void append(calibration *c, int seq, const int32_t *ids, int n)
@@ -355,13 +358,14 @@ static moe_status run(conversion *v, const dataset *data, moe_error *err)
     if (status == MOE_OK)
         status = convert_layers(v, err);
     if (status == MOE_OK)
-        status = lower_all(v, err);
-    if (status == MOE_OK)
         status = ratio_table_create(info->n_layers, info->n_experts, v->out->wanted, false,
                                     &v->out->table, err);
-    if (status == MOE_OK)
-        converted_use_table(v->out, MOE_POLICY_TOPK);
-    return status;
+    if (status != MOE_OK)
+        return status;
+    converted_use_table(v->out, MOE_POLICY_TOPK);
+    if (v->o->shift)
+        status = shift_measure(v->out, v->pool, &v->text, &v->targets, v->bar, err);
+    return status == MOE_OK ? lower_all(v, err) : status;
 }
 
 moe_status convert_text_model(const moe_model *m, const dataset *data,

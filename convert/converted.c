@@ -10,7 +10,7 @@
 typedef struct {
     float *w1, *b1, *w2, *up, *frequency; /* up: of a gated FFN */
     int32_t *neurons;
-    float *first, *first_bias, *second, *second_bias;
+    float *first, *first_bias, *second, *second_bias, *shift;
 } layer_arrays;
 
 struct converted_memory {
@@ -56,6 +56,7 @@ void converted_free(converted *c)
         free(a->first_bias);
         free(a->second);
         free(a->second_bias);
+        free(a->shift);
     }
     for (int l = 0; c->memory && c->memory->lower && l < c->model.weights.n_layers; l++) {
         lower_linear_release(&c->memory->lower[l].qkv);
@@ -170,6 +171,23 @@ moe_status converted_put_router(converted *c, int layer, const router_rows *r,
         !pack_router_linear(r->second, r->second_bias, n, width, &a->second,
                             &a->second_bias, &to->router.second))
         return no_memory(layer, err);
+    return MOE_OK;
+}
+
+moe_status converted_add_shift(converted *c, int layer, float **shift, moe_error *err)
+{
+    layer_arrays *a = &c->memory->arrays[layer];
+    moe_layer *to = &c->memory->layers[layer];
+    const size_t n = (size_t)N_RATIOS * (size_t)to->ffn.d;
+    *shift = NULL;
+    if (!to->router.present)
+        return MOE_OK;
+    if (!make(&a->shift, n))
+        return no_memory(layer, err);
+    memset(a->shift, 0, n * sizeof *a->shift);
+    to->ffn.n_shifts = N_RATIOS;
+    to->ffn.shift = *shift = a->shift;
+    c->shifted = true;
     return MOE_OK;
 }
 
