@@ -133,7 +133,8 @@ static void rows_task(void *ctx, int i, int worker)
     const size_t experts = (size_t)j->n_experts;
     if (interrupt_check(NULL) != MOE_OK)
         return;
-    layer_hidden(l, l->w1, l->b1, x, rows, w->h);
+    const ffn_inputs in = layer_inputs(l);
+    layer_hidden(l, &in, x, rows, w->h);
     if (experts)
         router_scores_of(j->r, l, x, rows, w->scratch, w->scores);
     for (int t = 0; t < rows; t++) {

@@ -22,7 +22,7 @@ static const uint64_t max_seed = 1ULL << 53; /* exact in JSON */
 
 typedef struct {
     const char *out, *calibrate, *preset, *layers, *dtype, *task, *tasks;
-    const char *split, *router, *target, *states, *budget; /* as given, or NULL */
+    const char *split, *router, *target, *states, *budget, *shift; /* as given, or NULL */
     int expert_size, threads, max_tokens;
     uint64_t seed;
     bool json;
@@ -51,6 +51,8 @@ static int parse(int argc, char **argv, arguments *a)
          "that norm routers are fitted to at last: sparse or dense (default sparse)"},
         {"--budget", OPT_STRING, &a->budget, 0, 0, "KIND",
          "experts per layer: measured or uniform (default measured)"},
+        {"--shift", OPT_STRING, &a->shift, 0, 0, "KIND",
+         "what is added for the experts left out, by ratio: measured or none (default measured for GELU and text to text)"},
         {"--expert-size", OPT_INT, &a->expert_size, 1, 1 << 20, "N",
          "neurons of an expert: 32"},
         {"--layers", OPT_STRING, &a->layers, 0, 0, "LIST",
@@ -101,7 +103,7 @@ static int check_preset(const arguments *a)
 {
     const struct { const char *option, *value; } set[] = {
         {"--split", a->split}, {"--router", a->router}, {"--target", a->target},
-        {"--states", a->states}, {"--budget", a->budget},
+        {"--states", a->states}, {"--budget", a->budget}, {"--shift", a->shift},
     };
     if (a->preset && strcmp(a->preset, "paper") != 0)
         return cli_usage("--preset is '%s', expected paper", a->preset);
@@ -138,8 +140,10 @@ static int find_methods(const arguments *a, convert_options *o)
     static const char *const targets[] = {"answer", "output"};
     static const char *const states[] = {"sparse", "dense"};
     static const char *const budgets[] = {"uniform", "measured"};
+    static const char *const shifts[] = {"none", "measured"};
     const bool paper = a->preset != NULL;
-    int code = check_preset(a), split, router = -1, target = -1, state = -1, budget = -1;
+    int code = check_preset(a), split, router = -1, target = -1, state = -1, budget = -1,
+        shift = -1;
     if (code >= 0)
         return code;
     split = choose_split(a->split ? a->split : paper ? "coactivation" : "em");
@@ -152,12 +156,15 @@ static int find_methods(const arguments *a, convert_options *o)
     if (state >= 0)
         budget = choose("--budget", a->budget ? a->budget : paper ? "uniform" : "measured",
                         budgets, 2);
-    if (budget < 0)
+    if (budget >= 0)
+        shift = choose("--shift", a->shift ? a->shift : paper ? "none" : "measured", shifts, 2);
+    if (shift < 0)
         return EXIT_USAGE;
     o->split = &split_kinds[split];
     o->router = &router_kinds[router];
     o->sensitivity = target == 0;
     o->refit = state == 0;
+    o->shift = shift == 1;
     o->budget = budget == 0 ? BUDGET_UNIFORM : BUDGET_MEASURED;
     return -1;
 }
@@ -316,6 +323,13 @@ static int run(const arguments *a, convert_options *o, const moe_model *m, bool 
     return code;
 }
 
+/* Where it was found to help (docs/quality.md): of hidden values that may be negative, and
+ * of text to text. */
+static bool gains_from_shift(const moe_model *m)
+{
+    return m->info.task == MOE_TASK_TEXT || lower_hidden_is_signed(&m->weights.layers[0].ffn);
+}
+
 /* Lets m state the tasks of the file, which *tasks holds. */
 static moe_status state_tasks(const char *path, moe_model *m, model_config *tasks,
                               moe_error *err)
@@ -352,6 +366,8 @@ int cmd_convert(int argc, char **argv)
         moe_model_close(m);
         return cli_failed(&err);
     }
+    if (!a.shift)
+        o.shift = !a.preset && gains_from_shift(m);
     if (m->info.task == MOE_TASK_TEXT) { /* what there is for these so far */
         o.budget = BUDGET_UNIFORM;
         o.sensitivity = o.refit = false;

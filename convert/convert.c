@@ -7,6 +7,7 @@
  *   table         one threshold for all layers: what each layer gets at each ratio
  *   refit         routers again, layer by layer, on the sparse model's own rows
  *   budgets       counts per layer for the policy topk
+ *   shift         what is left out at each ratio, on average
  *   fidelity      the result against the source on the held-out text
  *
  * Splits and routers that look at tokens more than once see a sample of bounded size;
@@ -26,6 +27,7 @@
 #include "convert/quantize.h"
 #include "convert/refit.h"
 #include "convert/sensitivity.h"
+#include "convert/shift.h"
 
 enum {
     SAMPLE_TOKENS = 65536,     /* that splits and mlp routers look at */
@@ -312,6 +314,9 @@ static moe_status run(conversion *v, moe_error *err)
         status = refit_all(v, err);
     if (status == MOE_OK)
         status = find_budgets(v, err);
+    if (status == MOE_OK && v->o->shift)
+        status = shift_measure(v->out, v->pool, &v->train, NULL,
+                               v->bar, err);
     if (status == MOE_OK)
         status = quantize_model(v->m, v->pool, v->workers, &v->train, v->o->dtype, v->bar,
                                 v->out, err);

@@ -18,6 +18,7 @@ typedef struct {
     budget_kind budget;
     bool sensitivity;       /* by_norm routers weigh tokens by the answer's gradient */
     bool refit;             /* by_norm routers are fitted again on the sparse model */
+    bool shift;             /* FFNs get what is left out of them on average */
     const bool *wanted;     /* [n_layers]: layers to convert */
     uint64_t seed;
     int max_tokens;

@@ -13,6 +13,7 @@
 #include "convert/blas.h"
 #include "convert/interrupt.h"
 #include "convert/layer_stage.h"
+#include "convert/shift.h"
 #include "convert/text_rows.h"
 
 enum {
@@ -33,6 +34,7 @@ typedef struct {
     float *memory, *x;     /* [text tokens, d], [target tokens, d] between layers */
     float *in;             /* [the larger, d] what enters an FFN */
     int32_t *bounds, *target_bounds;
+    float *squares;        /* [n_layers, d] of I8: mean squares of what enters the FFNs */
     int n_wanted, n_done;
 } conversion;
 
@@ -101,7 +103,9 @@ static bool make_calibration(calibration *c, int n_seqs, size_t tokens)
     c->n_seqs = n_seqs;
     c->cu_seqlens = calloc((size_t)n_seqs + 1, sizeof *c->cu_seqlens);
     c->ids = malloc((tokens + 1) * sizeof *c->ids);
-    return c->cu_seqlens && c->ids;
+    c->types = calloc(tokens + 1, sizeof *c->types);
+    c->row = calloc((size_t)n_seqs + 1, sizeof *c->row);
+    return c->cu_seqlens && c->ids && c->types && c->row;
 }
 
 static void append(calibration *c, int seq, const int32_t *ids, int n)
@@ -226,24 +230,50 @@ static void show_stage(void *ctx, int layer, int stage, const char *what)
     progress_update(v->bar, v->n_done * LAYER_STAGES + stage, note);
 }
 
-/* Cuts a layer on the rows that enter its FFN, which text tells the sequences of. */
-static moe_status cut(conversion *v, int layer, const calibration *text, const float *rows,
-                      moe_error *err)
+/* Mean square of each column of the rows that enter the layer's FFN, by which its int8
+ * scales are chosen. */
+static void take_squares(const conversion *v, int layer, int n_rows)
+{
+    const int d = v->m->info.d_model;
+    float *to = v->squares + (size_t)layer * (size_t)d;
+    for (int i = 0; i < d; i++) {
+        double sum = 0;
+        for (int t = 0; t < n_rows; t++) {
+            const double x = v->in[(size_t)t * (size_t)d + (size_t)i];
+            sum += x * x;
+        }
+        to[i] = (float)(sum / n_rows);
+    }
+}
+
+/* Cuts a layer on v->in, the rows that enter its FFN, which text tells the sequences of. */
+static moe_status cut(conversion *v, int layer, const calibration *text, moe_error *err)
 {
     float unused = 0;
-    if (resume_find_layer(v->o->resume, 0, layer, v->out, &unused, 1))
-        return MOE_OK;
     const layer_stage stage = {.split = v->o->split, .router = v->o->router, .text = text,
                                .x = v->in, .seed = v->o->seed, .workers = v->workers,
                                .on_stage = show_stage, .ctx = v};
     router_rows router = {.n_linears = 0};
-    moe_status status = moe_step_ffn_input(v->engine, layer, rows, text->n_tokens, v->in, err);
-    if (status == MOE_OK)
-        status = layer_stage_run(&stage, layer, v->out, &router, err);
+    moe_status status = layer_stage_run(&stage, layer, v->out, &router, err);
     if (status == MOE_OK)
         status = resume_keep_layer(v->o->resume, 0, layer, v->out, &unused, 1, err);
     router_rows_free(&router);
     return status;
+}
+
+/* The layer at hand: found where an earlier run left it, or cut. */
+static moe_status convert_layer(conversion *v, int layer, const calibration *text,
+                                const float *rows, moe_error *err)
+{
+    float unused = 0;
+    const bool found = !v->out->wanted[layer] ||
+                       resume_find_layer(v->o->resume, 0, layer, v->out, &unused, 1);
+    if (found && !v->squares)
+        return MOE_OK;
+    moe_status status = moe_step_ffn_input(v->engine, layer, rows, text->n_tokens, v->in, err);
+    if (status == MOE_OK && v->squares)
+        take_squares(v, layer, text->n_tokens);
+    return status != MOE_OK || found ? status : cut(v, layer, text, err);
 }
 
 static moe_status convert_half(conversion *v, int first, int end, const calibration *text,
@@ -252,8 +282,8 @@ static moe_status convert_half(conversion *v, int first, int end, const calibrat
     moe_status status = MOE_OK;
     for (int l = first; status == MOE_OK && l < end; l++) {
         status = step(v, ATTENTION, l, rows, err);
-        if (status == MOE_OK && v->out->wanted[l])
-            status = cut(v, l, text, rows, err);
+        if (status == MOE_OK)
+            status = convert_layer(v, l, text, rows, err);
         v->n_done += v->out->wanted[l];
         if (status == MOE_OK)
             status = step(v, FFN, l, rows, err);
@@ -298,12 +328,27 @@ static moe_status prepare(conversion *v, const dataset *data, moe_error *err)
     v->in = malloc((n > targets ? n : targets) * d * sizeof *v->in);
     v->bounds = malloc(seqs * sizeof *v->bounds);
     v->target_bounds = malloc(seqs * sizeof *v->target_bounds);
-    if (!v->memory || !v->x || !v->in || !v->bounds || !v->target_bounds)
+    if (v->o->dtype == MOE_I8)
+        v->squares = malloc((size_t)v->m->info.n_layers * d * sizeof *v->squares);
+    if (!v->memory || !v->x || !v->in || !v->bounds || !v->target_bounds ||
+        (v->o->dtype == MOE_I8 && !v->squares))
         return moe_fail(err, MOE_E_MEMORY, "no memory for the rows of %zu tokens", n);
     v->out->n_tokens = v->text.n_tokens;
     v->out->n_seqs = v->text.n_seqs;
     v->out->n_rows = v->text.n_rows;
     return MOE_OK;
+}
+
+static moe_status lower_all(conversion *v, moe_error *err)
+{
+    const size_t d = (size_t)v->m->info.d_model;
+    if (v->o->dtype == MOE_F32)
+        return MOE_OK;
+    moe_status status = converted_lower_head(v->out, v->o->dtype, err);
+    for (int l = 0; status == MOE_OK && l < v->m->info.n_layers; l++)
+        status = converted_lower(v->out, l, v->o->dtype, NULL,
+                                 v->squares ? v->squares + (size_t)l * d : NULL, NULL, err);
+    return status;
 }
 
 static moe_status run(conversion *v, const dataset *data, moe_error *err)
@@ -315,9 +360,12 @@ static moe_status run(conversion *v, const dataset *data, moe_error *err)
     if (status == MOE_OK)
         status = ratio_table_create(info->n_layers, info->n_experts, v->out->wanted, false,
                                     &v->out->table, err);
-    if (status == MOE_OK)
-        converted_use_table(v->out, MOE_POLICY_TOPK);
-    return status;
+    if (status != MOE_OK)
+        return status;
+    converted_use_table(v->out, MOE_POLICY_TOPK);
+    if (v->o->shift)
+        status = shift_measure(v->out, v->pool, &v->text, &v->targets, v->bar, err);
+    return status == MOE_OK ? lower_all(v, err) : status;
 }
 
 moe_status convert_text_model(const moe_model *m, const dataset *data,
@@ -327,13 +375,7 @@ moe_status convert_text_model(const moe_model *m, const dataset *data,
     conversion v = {.m = m, .o = o, .bar = bar, .out = out};
     for (int l = 0; l < m->info.n_layers; l++)
         v.n_wanted += o->wanted[l];
-    moe_status status = MOE_OK;
-    if (m->t5.gated || o->dtype != MOE_F32)
-        status = moe_fail(err, MOE_E_UNSUPPORTED, "%s: %s, which moefy convert does not do yet",
-                          m->info.dir, m->t5.gated ? "has gated FFNs"
-                                                   : "is to be of a dtype below f32");
-    if (status == MOE_OK)
-        status = run(&v, data, err);
+    moe_status status = run(&v, data, err);
     moe_engine_destroy(v.engine);
     workers_destroy(v.workers);
     moe_pool_destroy(v.pool);
@@ -344,5 +386,6 @@ moe_status convert_text_model(const moe_model *m, const dataset *data,
     free(v.in);
     free(v.bounds);
     free(v.target_bounds);
+    free(v.squares);
     return status;
 }

@@ -8,15 +8,16 @@
 
 /* Arrays of one layer; each is made once, at the first put. */
 typedef struct {
-    float *w1, *b1, *w2, *frequency;
+    float *w1, *b1, *w2, *up, *frequency; /* up: of a gated FFN */
     int32_t *neurons;
-    float *first, *first_bias, *second, *second_bias;
+    float *first, *first_bias, *second, *second_bias, *shift;
 } layer_arrays;
 
 struct converted_memory {
     moe_layer *layers;
     layer_arrays *arrays; /* [n_layers] */
     moe_layer *lower;     /* [n_layers] whose linear weights are owned; zeros: none */
+    moe_linear lower_head;
 };
 
 moe_status converted_create(const moe_model *m, const bool *wanted, converted *out,
@@ -48,19 +49,25 @@ void converted_free(converted *c)
         free(a->w1);
         free(a->b1);
         free(a->w2);
+        free(a->up);
         free(a->frequency);
         free(a->neurons);
         free(a->first);
         free(a->first_bias);
         free(a->second);
         free(a->second_bias);
+        free(a->shift);
     }
     for (int l = 0; c->memory && c->memory->lower && l < c->model.weights.n_layers; l++) {
         lower_linear_release(&c->memory->lower[l].qkv);
         lower_linear_release(&c->memory->lower[l].attention_out);
+        lower_linear_release(&c->memory->lower[l].cross_q);
+        lower_linear_release(&c->memory->lower[l].cross_kv);
+        lower_linear_release(&c->memory->lower[l].cross_out);
         lower_ffn_release(&c->memory->lower[l].ffn);
     }
     if (c->memory) {
+        lower_linear_release(&c->memory->lower_head);
         free(c->memory->lower);
         free(c->memory->arrays);
         free(c->memory->layers);
@@ -101,6 +108,10 @@ static bool pack_ffn(const moe_ffn *from, const int32_t *neurons, layer_arrays *
         pack_b1(b1, d_ff, n, neurons, a->b1);
         pack_w2(w2, d_ff, d, n, neurons, a->w2);
     }
+    if (ok && from->gated) {
+        unpack_up(from, w1);
+        pack_w1(w1, d_ff, d, n, neurons, a->up);
+    }
     free(w1);
     free(b1);
     free(w2);
@@ -117,7 +128,9 @@ moe_status converted_put_split(converted *c, int layer, const int32_t *neurons,
     if (!a->neurons)
         a->neurons = malloc(places * sizeof *a->neurons);
     if (!make(&a->w1, places * (size_t)d) || !make(&a->b1, places) ||
-        !make(&a->w2, pack_w2_floats(n, d)) || !make(&a->frequency, (size_t)n) ||
+        !make(&a->w2, pack_w2_floats(n, d)) ||
+        (to->ffn.gated && !make(&a->up, places * (size_t)d)) ||
+        !make(&a->frequency, (size_t)n) ||
         !a->neurons || !pack_ffn(&to->ffn, neurons, a))
         return no_memory(layer, err);
     memcpy(a->neurons, neurons, places * sizeof *neurons);
@@ -125,6 +138,7 @@ moe_status converted_put_split(converted *c, int layer, const int32_t *neurons,
     to->ffn.w1 = a->w1;
     to->ffn.b1 = a->b1;
     to->ffn.w2 = a->w2;
+    to->ffn.up = a->up;
     to->ffn.neurons = a->neurons;
     to->router.frequency = a->frequency;
     return MOE_OK;
@@ -160,22 +174,56 @@ moe_status converted_put_router(converted *c, int layer, const router_rows *r,
     return MOE_OK;
 }
 
+moe_status converted_add_shift(converted *c, int layer, float **shift, moe_error *err)
+{
+    layer_arrays *a = &c->memory->arrays[layer];
+    moe_layer *to = &c->memory->layers[layer];
+    const size_t n = (size_t)N_RATIOS * (size_t)to->ffn.d;
+    *shift = NULL;
+    if (!to->router.present)
+        return MOE_OK;
+    if (!make(&a->shift, n))
+        return no_memory(layer, err);
+    memset(a->shift, 0, n * sizeof *a->shift);
+    to->ffn.n_shifts = N_RATIOS;
+    to->ffn.shift = *shift = a->shift;
+    c->shifted = true;
+    return MOE_OK;
+}
+
 moe_status converted_lower(converted *c, int layer, moe_dtype t, const float *qkv,
                            const float *in, const float *hidden, moe_error *err)
 {
     moe_layer *to = &c->memory->layers[layer], *lower = &c->memory->lower[layer];
-    moe_status status = lower_linear(&to->qkv, t, qkv, &lower->qkv, err);
-    if (status == MOE_OK)
-        status = lower_linear(&to->attention_out, t, NULL, &lower->attention_out, err);
+    const struct { moe_linear *from, *to; const float *importance; } linears[] = {
+        {&to->qkv, &lower->qkv, qkv}, {&to->attention_out, &lower->attention_out, NULL},
+        {&to->cross_q, &lower->cross_q, NULL}, {&to->cross_kv, &lower->cross_kv, NULL},
+        {&to->cross_out, &lower->cross_out, NULL},
+    };
+    moe_status status = MOE_OK;
+    for (size_t i = 0; status == MOE_OK && i < sizeof linears / sizeof *linears; i++)
+        if (linears[i].from->n)
+            status = lower_linear(linears[i].from, t, linears[i].importance, linears[i].to, err);
     if (status == MOE_OK)
         status = lower_ffn(&to->ffn, t, in, hidden, &lower->ffn, err);
     if (status != MOE_OK)
         return status;
-    to->qkv = lower->qkv;
-    to->attention_out = lower->attention_out;
+    for (size_t i = 0; i < sizeof linears / sizeof *linears; i++)
+        *linears[i].from = *linears[i].to;
     to->ffn = lower->ffn;
     c->model.info.dtype = lower_name(t);
     return MOE_OK;
+}
+
+moe_status converted_lower_head(converted *c, moe_dtype t, moe_error *err)
+{
+    moe_linear *head = &c->model.weights.lm_head, *lower = &c->memory->lower_head;
+    if (!head->n)
+        return MOE_OK;
+    moe_status status = lower_linear(head, t, NULL, lower, err);
+    if (status == MOE_OK)
+        *head = *lower;
+    return status;
 }
 
 void converted_use_table(converted *c, moe_policy policy)

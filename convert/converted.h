@@ -27,6 +27,7 @@ typedef struct {
     bool *wanted;           /* [n_layers]: those to convert */
     ratio_table table;      /* what model.info.ratio_rows points into */
     fidelity_curve fidelity;
+    bool shifted;           /* the FFNs have shifts */
     int n_tokens, n_seqs, n_rows, n_unknown;
     struct converted_memory *memory;
 } converted;
@@ -43,11 +44,17 @@ moe_status converted_put_split(converted *c, int layer, const int32_t *neurons,
 /* Puts the layer's router, in the place of one that is there. */
 moe_status converted_put_router(converted *c, int layer, const router_rows *r,
                                 moe_error *err);
-/* Makes the layer's linear weights bf16 or int8, after the last put. The mean squares
+/* Gives the layer's FFN shifts, zeros, one to each row of the table, or nothing where it has
+ * no router. *shift [N_RATIOS, d]: to be filled, owned by c; NULL: there are none. */
+moe_status converted_add_shift(converted *c, int layer, float **shift, moe_error *err);
+/* Makes the layer's linear weights, those of a decoder's cross-attention too, bf16 or
+ * int8, after the last put. The mean squares
  * of what enters qkv [d], the FFN [d] and w2 [d_ff], by which int8 scales are chosen;
  * NULL: see lower.h. */
 moe_status converted_lower(converted *c, int layer, moe_dtype t, const float *qkv,
                            const float *in, const float *hidden, moe_error *err);
+/* The same of the words' logits, where the model has them (T5). */
+moe_status converted_lower_head(converted *c, moe_dtype t, moe_error *err);
 /* Makes the table the model's, with this policy as its default. */
 void converted_use_table(converted *c, moe_policy policy);
 

@@ -11,7 +11,7 @@
 
 struct expert_norms {
     const ffn_layer *l;
-    float *w1, *b1;         /* in the split's order, padding left out */
+    ffn_inputs in;          /* in the split's order */
     float *gram;            /* [n_experts, 32, 32] */
     size_t scratch_floats;  /* of a worker */
     float *scratch;         /* [workers][h | product] */
@@ -45,14 +45,12 @@ moe_status expert_norms_create(const ffn_layer *l, const int32_t *neurons,
         goto fail;
     n->l = l;
     n->scratch_floats = LAYER_TASK_ROWS * (d_ff + MOE_EXPERT_SIZE);
-    n->w1 = malloc(d_ff * d * sizeof *n->w1);
-    n->b1 = malloc(d_ff * sizeof *n->b1);
+    const bool permuted = layer_inputs_permute(l, neurons, &n->in);
     n->gram = calloc((size_t)l->n_experts * square, sizeof *n->gram);
     n->scratch = malloc((size_t)workers_count(l->workers) * n->scratch_floats *
                         sizeof *n->scratch);
-    if (!n->w1 || !n->b1 || !n->gram || !n->scratch)
+    if (!permuted || !n->gram || !n->scratch)
         goto fail;
-    layer_permute_first(l, neurons, n->w1, n->b1);
     for (int e = 0; e < l->n_experts; e++)
         make_gram(l, neurons, e, columns, n->gram + (size_t)e * square);
     free(columns);
@@ -69,8 +67,7 @@ void expert_norms_free(expert_norms *n)
 {
     if (!n)
         return;
-    free(n->w1);
-    free(n->b1);
+    layer_inputs_free(&n->in);
     free(n->gram);
     free(n->scratch);
     free(n);
@@ -107,7 +104,7 @@ static void norms_task(void *ctx, int i, int worker)
     float *product = h + LAYER_TASK_ROWS * (size_t)l->d_ff;
     if (interrupt_check(NULL) != MOE_OK)
         return;
-    layer_activations(l, n->w1, n->b1, n->x + (size_t)first * (size_t)l->d, rows, h);
+    layer_activations(l, &n->in, n->x + (size_t)first * (size_t)l->d, rows, h);
     for (int e = 0; e < l->n_experts; e++)
         norms_of_expert(n, h, rows, e, product,
                         n->norms + (size_t)first * (size_t)l->n_experts);

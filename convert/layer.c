@@ -32,13 +32,62 @@ float layer_activate(moe_activation act, float z)
     }
 }
 
+ffn_inputs layer_inputs(const ffn_layer *l)
+{
+    return (ffn_inputs){l->w1, l->b1, l->up};
+}
+
+/* Rows of `from` in the order of a split. Only the last expert is padded, so the real
+ * neurons lie without gaps. */
+static float *permute(const float *from, const int32_t *neurons, int n, size_t width)
+{
+    float *to = malloc((size_t)n * width * sizeof *to);
+    for (int i = 0; to && i < n; i++)
+        memcpy(to + (size_t)i * width, from + (size_t)neurons[i] * width, width * sizeof *to);
+    return to;
+}
+
+bool layer_inputs_permute(const ffn_layer *l, const int32_t *neurons, ffn_inputs *out)
+{
+    const size_t d = (size_t)l->d;
+    *out = (ffn_inputs){permute(l->w1, neurons, l->d_ff, d), permute(l->b1, neurons, l->d_ff, 1),
+                        l->up ? permute(l->up, neurons, l->d_ff, d) : NULL};
+    return out->w1 && out->b1 && (out->up || !l->up);
+}
+
+void layer_inputs_free(ffn_inputs *in)
+{
+    free((float *)in->w1);
+    free((float *)in->b1);
+    free((float *)in->up);
+    *in = (ffn_inputs){0};
+}
+
 /* h [n_rows, d_ff] = x W1^T + b1 */
-static void first_linear(const ffn_layer *l, const float *w1, const float *b1,
-                         const float *x, int n_rows, float *h)
+static void first_linear(const ffn_layer *l, const ffn_inputs *in, const float *x, int n_rows,
+                         float *h)
 {
     for (int t = 0; t < n_rows; t++)
-        memcpy(h + (size_t)t * (size_t)l->d_ff, b1, (size_t)l->d_ff * sizeof *h);
-    blas_nt(n_rows, l->d_ff, l->d, x, l->d, w1, l->d, 1, h, l->d_ff);
+        memcpy(h + (size_t)t * (size_t)l->d_ff, in->b1, (size_t)l->d_ff * sizeof *h);
+    blas_nt(n_rows, l->d_ff, l->d, x, l->d, in->w1, l->d, 1, h, l->d_ff);
+}
+
+/* h *= x up^T, a block of neurons and rows at a time. */
+static void gate(const ffn_layer *l, const float *up, const float *x, int n_rows, float *h)
+{
+    enum { ROWS = 64, COLUMNS = 64 };
+    float u[ROWS * COLUMNS];
+    const size_t d = (size_t)l->d, d_ff = (size_t)l->d_ff;
+    for (int t = 0; t < n_rows; t += ROWS)
+        for (int n = 0; n < l->d_ff; n += COLUMNS) {
+            const int rows = n_rows - t < ROWS ? n_rows - t : ROWS;
+            const int columns = l->d_ff - n < COLUMNS ? l->d_ff - n : COLUMNS;
+            blas_nt(rows, columns, l->d, x + (size_t)t * d, l->d, up + (size_t)n * d, l->d, 0, u,
+                    COLUMNS);
+            for (int i = 0; i < rows; i++)
+                for (int j = 0; j < columns; j++)
+                    h[(size_t)(t + i) * d_ff + (size_t)(n + j)] *= u[i * COLUMNS + j];
+        }
 }
 
 static void keep_positive(float *h, size_t n)
@@ -47,23 +96,30 @@ static void keep_positive(float *h, size_t n)
         h[i] = h[i] > 0 ? h[i] : 0;
 }
 
-void layer_activations(const ffn_layer *l, const float *w1, const float *b1,
-                       const float *x, int n_rows, float *h)
+void layer_activations(const ffn_layer *l, const ffn_inputs *in, const float *x, int n_rows,
+                       float *h)
 {
     const size_t n = (size_t)n_rows * (size_t)l->d_ff;
-    first_linear(l, w1, b1, x, n_rows, h);
+    first_linear(l, in, x, n_rows, h);
     if (l->act == MOE_ACT_RELU)
         keep_positive(h, n);
     else
         for (size_t i = 0; i < n; i++)
             h[i] = layer_activate(l->act, h[i]);
+    if (in->up)
+        gate(l, in->up, x, n_rows, h);
 }
 
-void layer_hidden(const ffn_layer *l, const float *w1, const float *b1, const float *x,
-                  int n_rows, float *h)
+void layer_hidden(const ffn_layer *l, const ffn_inputs *in, const float *x, int n_rows, float *h)
 {
     const size_t n = (size_t)n_rows * (size_t)l->d_ff;
-    first_linear(l, w1, b1, x, n_rows, h);
+    if (in->up) {
+        layer_activations(l, in, x, n_rows, h);
+        for (size_t i = 0; i < n; i++)
+            h[i] = fabsf(h[i]);
+        return;
+    }
+    first_linear(l, in, x, n_rows, h);
     /* ReLU, and GELU too, is positive just where its argument is. */
     keep_positive(h, n);
     if (l->act != MOE_ACT_RELU)
@@ -85,7 +141,7 @@ void layer_neuron_norms(const ffn_layer *l, float *norm)
 
 typedef struct {
     const ffn_layer *l;
-    float *w1, *b1;  /* in the split's order, padding left out */
+    ffn_inputs in;   /* in the split's order */
     float *hidden;   /* [workers][LAYER_TASK_ROWS, d_ff] */
     float *mass;
     int64_t *fired;  /* [workers][d_ff]: whole numbers add up in any order */
@@ -101,7 +157,7 @@ static void mass_task(void *ctx, int i, int worker)
     float *h = job->hidden + (size_t)worker * LAYER_TASK_ROWS * (size_t)l->d_ff;
     if (interrupt_check(NULL) != MOE_OK)
         return;
-    layer_hidden(l, job->w1, job->b1, l->x + (size_t)first * (size_t)l->d, rows, h);
+    layer_hidden(l, &job->in, l->x + (size_t)first * (size_t)l->d, rows, h);
     int64_t *fired = job->fired + (size_t)worker * (size_t)l->d_ff;
     for (int t = 0; t < rows; t++) {
         const float *row = h + (size_t)t * (size_t)l->d_ff;
@@ -117,30 +173,17 @@ static void mass_task(void *ctx, int i, int worker)
     }
 }
 
-/* Only the last expert is padded, so the real neurons lie without gaps. */
-void layer_permute_first(const ffn_layer *l, const int32_t *neurons, float *w1,
-                         float *b1)
-{
-    for (int i = 0; i < l->d_ff; i++) {
-        const size_t n = (size_t)neurons[i], d = (size_t)l->d;
-        memcpy(w1 + (size_t)i * d, l->w1 + n * d, d * sizeof *w1);
-        b1[i] = l->b1[n];
-    }
-}
-
 moe_status layer_expert_mass(const ffn_layer *l, const int32_t *neurons, float *mass,
                              int64_t *fired, moe_error *err)
 {
     const size_t d_ff = (size_t)l->d_ff;
     const size_t threads = (size_t)workers_count(l->workers);
     mass_job job = {.l = l, .mass = mass};
-    job.w1 = malloc(d_ff * (size_t)l->d * sizeof(float));
-    job.b1 = malloc(d_ff * sizeof(float));
+    const bool permuted = layer_inputs_permute(l, neurons, &job.in);
     job.hidden = malloc(threads * LAYER_TASK_ROWS * d_ff * sizeof(float));
     job.fired = calloc(threads * d_ff, sizeof(int64_t));
     moe_status status = MOE_OK;
-    if (job.w1 && job.b1 && job.hidden && job.fired) {
-        layer_permute_first(l, neurons, job.w1, job.b1);
+    if (permuted && job.hidden && job.fired) {
         workers_run(l->workers, mass_task, &job,
                     (l->n_tokens + LAYER_TASK_ROWS - 1) / LAYER_TASK_ROWS);
         for (size_t n = 0; fired && n < d_ff; n++) {
@@ -153,8 +196,7 @@ moe_status layer_expert_mass(const ffn_layer *l, const int32_t *neurons, float *
         status = moe_fail(err, MOE_E_MEMORY, "no memory for the activations of layer %d",
                           l->index);
     }
-    free(job.w1);
-    free(job.b1);
+    layer_inputs_free(&job.in);
     free(job.hidden);
     free(job.fired);
     return status;

@@ -8,7 +8,7 @@
 /* Arrays of the layer at work. */
 typedef struct {
     ffn_layer l;
-    float *w1, *b1, *w2;  /* source order */
+    float *w1, *b1, *w2, *up; /* source order; up NULL: not gated */
     float *mass, *frequency;
     int64_t *fired;
     int32_t *expert, *neurons, *train, *held_out;
@@ -20,6 +20,7 @@ static void desk_free(desk *k)
     free(k->w1);
     free(k->b1);
     free(k->w2);
+    free(k->up);
     free(k->mass);
     free(k->frequency);
     free(k->fired);
@@ -37,6 +38,7 @@ static moe_status desk_init(desk *k, const layer_stage *s, const moe_ffn *f, int
     *k = (desk){.w1 = malloc(d_ff * d * sizeof(float)),
                 .b1 = malloc(d_ff * sizeof(float)),
                 .w2 = malloc(d_ff * d * sizeof(float)),
+                .up = f->gated ? malloc(d_ff * d * sizeof(float)) : NULL,
                 .mass = malloc(n * experts * sizeof(float)),
                 .frequency = malloc(experts * sizeof(float)),
                 .fired = calloc(d_ff, sizeof(int64_t)),
@@ -45,13 +47,15 @@ static moe_status desk_init(desk *k, const layer_stage *s, const moe_ffn *f, int
                 .train = malloc(n * sizeof(int32_t)),
                 .held_out = malloc(n * sizeof(int32_t))};
     if (!k->w1 || !k->b1 || !k->w2 || !k->mass || !k->frequency || !k->fired ||
-        !k->expert || !k->neurons || !k->train || !k->held_out)
+        (f->gated && !k->up) || !k->expert || !k->neurons || !k->train || !k->held_out)
         return moe_fail(err, MOE_E_MEMORY, "no memory for layer %d", index);
     unpack_w1(f, k->w1);
     unpack_b1(f, k->b1);
     unpack_w2(f, k->w2);
+    if (k->up)
+        unpack_up(f, k->up);
     k->l = (ffn_layer){.index = index, .d = f->d, .d_ff = f->d_ff, .n_experts = f->n_experts,
-                       .act = f->act, .w1 = k->w1, .b1 = k->b1, .w2 = k->w2, .x = s->x,
+                       .act = f->act, .w1 = k->w1, .b1 = k->b1, .w2 = k->w2, .up = k->up, .x = s->x,
                        .n_tokens = s->text->n_tokens, .cu_seqlens = s->text->cu_seqlens,
                        .n_seqs = s->text->n_seqs, .seed = s->seed, .workers = s->workers};
     k->in = (router_input){.l = &k->l, .neurons = k->neurons, .mass = k->mass,

@@ -107,12 +107,13 @@ static void squares_of_hidden(walk *w, int layer)
 {
     const moe_ffn *f = &w->m->weights.layers[layer].ffn;
     const ffn_layer l = {.d = f->d, .d_ff = f->d_ff, .act = f->act, .workers = w->workers};
+    const ffn_inputs in = {w->w1, w->b1, NULL};
     memset(w->sum, 0, (size_t)f->d_ff * sizeof *w->sum);
     unpack_w1(f, w->w1);
     unpack_b1(f, w->b1);
     for (int t = 0, n; t < w->text.n_tokens; t += n) {
         n = w->text.n_tokens - t < LAYER_TASK_ROWS ? w->text.n_tokens - t : LAYER_TASK_ROWS;
-        layer_activations(&l, w->w1, w->b1, w->x + (size_t)t * (size_t)f->d, n, w->h);
+        layer_activations(&l, &in, w->x + (size_t)t * (size_t)f->d, n, w->h);
         add_squares(w->h, n, f->d_ff, w->sum);
     }
     take_mean(w, f->d_ff, w->hidden);

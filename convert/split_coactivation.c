@@ -46,7 +46,8 @@ static void hidden_task(void *ctx, int i, int worker)
     const gram_job *job = ctx;
     const ffn_layer *l = job->l;
     const int at = i * LAYER_TASK_ROWS;
-    layer_hidden(l, l->w1, l->b1, l->x + (size_t)(job->first + at) * (size_t)l->d,
+    const ffn_inputs in = layer_inputs(l);
+    layer_hidden(l, &in, l->x + (size_t)(job->first + at) * (size_t)l->d,
                  min_int(LAYER_TASK_ROWS, job->n_rows - at),
                  job->h + (size_t)at * (size_t)l->d_ff);
 }

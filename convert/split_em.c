@@ -143,7 +143,8 @@ static void contribution_task(void *ctx, int i, int worker)
     const size_t first = (size_t)i * LAYER_TASK_ROWS, d_ff = (size_t)l->d_ff;
     const int rows = rows_of_task(s, i);
     float *a = s->a + first * d_ff;
-    layer_activations(l, l->w1, l->b1, s->x + first * (size_t)l->d, rows, a);
+    const ffn_inputs in = layer_inputs(l);
+    layer_activations(l, &in, s->x + first * (size_t)l->d, rows, a);
     for (size_t t = 0; t < (size_t)rows; t++)
         for (size_t n = 0; n < d_ff; n++)
             a[t * d_ff + n] = fabsf(a[t * d_ff + n]) * s->norm[n];

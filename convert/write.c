@@ -188,6 +188,7 @@ static moe_status add_provenance(json *parent, const moe_model *m, const convert
         json_add_string(provenance, "target", o->sensitivity ? "answer" : "output");
         json_add_string(provenance, "states", o->refit ? "sparse" : "dense");
     }
+    json_add_string(provenance, "shift", o->shift ? "measured" : "none");
     json_add_int(provenance, "held_out_sequences", c->fidelity.n_seqs);
     write_add_calibration(provenance, data, c->n_rows, c->n_seqs, c->n_tokens);
     return write_add_source(provenance, m, err);
@@ -249,6 +250,7 @@ static moe_status add_moefication(json *config, const moe_model *m, const conver
         if (c->layers[l].converted)
             json_add_int(layers, NULL, l);
     json_add_string(moe, "policy", moe_policy_name(c->model.info.policy));
+    json_add_bool(moe, "shift", c->shifted);
     add_ratio_table(moe, c);
     add_tasks(moe, m);
     add_fidelity(moe, c);

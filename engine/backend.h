@@ -56,6 +56,10 @@ typedef struct {
     size_t ldy;
 } moe_attention;
 
+/* Which of an FFN's shifts a sequence's tokens get: (1 - part) of row and part of the next
+ * one; row -1: none. */
+typedef struct { int32_t row; float part; } moe_shift;
+
 typedef struct moe_backend moe_backend;
 
 typedef struct {
@@ -110,6 +114,11 @@ typedef struct {
      * route NULL: all experts (dense). x, y [n_tokens, d], not the same. */
     void (*ffn)(moe_backend *b, const moe_ffn *w, const float *x, int n_tokens,
                 const moe_route *route, float *y);
+
+    /* Adds w's shift to y [n_tokens, d]: each sequence its own. shift [n_seqs],
+     * cu_seqlens [n_seqs + 1]: host. */
+    void (*add_shift)(moe_backend *b, const moe_ffn *w, const moe_shift *shift,
+                      const int32_t *cu_seqlens, int n_seqs, float *y);
 
     /* Measures from which share of selected pairs on this machine computes all of w's
      * experts faster than the selected ones; until then a built-in table holds. Results

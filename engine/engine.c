@@ -43,6 +43,7 @@ static bool allocate(moe_engine *e)
     e->row_bounds = malloc((n + 1) * sizeof *e->row_bounds);
     e->due_pairs = malloc(n * sizeof *e->due_pairs);
     e->choice = malloc(layers * n * sizeof *e->choice);
+    e->shift = malloc(n * sizeof *e->shift);
     e->layer_experts = malloc(layers * sizeof *e->layer_experts);
     e->layer_thresholds = malloc(layers * sizeof *e->layer_thresholds);
     e->layer_means = malloc(layers * sizeof *e->layer_means);
@@ -58,7 +59,7 @@ static bool allocate(moe_engine *e)
 
     return e->x && e->y && e->z && e->qkv && e->scores && e->logits &&
            e->route.bound && e->route.expert && e->cu_seqlens && e->rows && e->row_ids &&
-           e->row_bounds && e->due_pairs && e->choice &&
+           e->row_bounds && e->due_pairs && e->choice && e->shift &&
            e->layer_experts && e->layer_thresholds && e->layer_means &&
            e->host_scores && (e->host_x || !e->capture) &&
            e->host_route.bound && e->host_route.expert && e->expert_tokens &&
@@ -170,6 +171,7 @@ void moe_engine_destroy(moe_engine *e)
     free(e->row_bounds);
     free(e->due_pairs);
     free(e->choice);
+    free(e->shift);
     free(e->layer_experts);
     free(e->layer_thresholds);
     free(e->layer_means);

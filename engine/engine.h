@@ -53,6 +53,7 @@ struct moe_engine {
     moe_choice *choice;        /* [n_layers, chunk_tokens] of each sequence */
     int32_t *due_pairs;        /* [chunk_tokens] of each sequence in the last
                                   layer; -1: the first token's for each. See route.c */
+    moe_shift *shift;          /* [chunk_tokens] of each sequence */
     int *layer_experts;        /* [n_layers] of one sequence, as the next two */
     float *layer_thresholds;
     double *layer_means;

@@ -310,6 +310,10 @@ moe_status moe_step_attention(moe_engine *e, int layer, const moe_batch *b, floa
  * that b->selection asks for, residual, norm). */
 moe_status moe_step_ffn(moe_engine *e, int layer, const moe_batch *b, float *x,
                         moe_error *err);
+/* What the FFN adds: rows x that enter it, as moe_step_attention leaves them, to its output
+ * without residual and norm. x, out: as moe_step_ffn's x; may be the same. */
+moe_status moe_step_ffn_output(moe_engine *e, int layer, const moe_batch *b, const float *x,
+                               float *out, moe_error *err);
 /* Rows as moe_step_attention leaves them to the rows that the FFN multiplies: T5 norms
  * them first, BERT did already (a copy). x, out [n_rows, d_model] may be the same. */
 moe_status moe_step_ffn_input(moe_engine *e, int layer, const float *x, int n_rows,

@@ -102,9 +102,9 @@ static moe_status ffn_half(moe_engine *e, const chunk *c, int layer, moe_error *
     return status;
 }
 
-/* Half a layer over all chunks, in place. */
-static moe_status step_layer(moe_engine *e, int layer, const moe_batch *b, float *x, half run,
-                             moe_error *err)
+/* Half a layer over all chunks: out gets e->x, or, of an FFN alone, what it added, e->z. */
+static moe_status step_layer(moe_engine *e, int layer, const moe_batch *b, const float *x,
+                             float *out, half run, bool added, moe_error *err)
 {
     moe_status status = check_layer(e, layer, err);
     bool decoder = status == MOE_OK && in_decoder(e, layer);
@@ -117,13 +117,13 @@ static moe_status step_layer(moe_engine *e, int layer, const moe_batch *b, float
     for (int first = 0; status == MOE_OK && first < b->n_seqs;) {
         chunk c = engine_cut_all(e, b, first);
         int n_rows = decoder ? c.cu_targets[c.n_seqs] : c.n_tokens;
-        float *rows = x + first_float(e, decoder ? b->cu_targets : b->cu_seqlens, first);
+        size_t at = first_float(e, decoder ? b->cu_targets : b->cu_seqlens, first);
         c.uncounted = true;
         if (decoder && b->memory)
             put(e, e->t5->memory, b->memory + first_float(e, b->cu_seqlens, first), c.n_tokens);
-        put(e, e->x, rows, n_rows);
+        put(e, e->x, x + at, n_rows);
         status = run(e, &c, layer, err);
-        take(e, rows, e->x, n_rows);
+        take(e, out + at, added ? e->z : e->x, n_rows);
         first += c.n_seqs;
     }
     return status;
@@ -132,12 +132,18 @@ static moe_status step_layer(moe_engine *e, int layer, const moe_batch *b, float
 moe_status moe_step_attention(moe_engine *e, int layer, const moe_batch *b, float *x,
                               moe_error *err)
 {
-    return step_layer(e, layer, b, x, attention_half, err);
+    return step_layer(e, layer, b, x, x, attention_half, false, err);
 }
 
 moe_status moe_step_ffn(moe_engine *e, int layer, const moe_batch *b, float *x, moe_error *err)
 {
-    return step_layer(e, layer, b, x, ffn_half, err);
+    return step_layer(e, layer, b, x, x, ffn_half, false, err);
+}
+
+moe_status moe_step_ffn_output(moe_engine *e, int layer, const moe_batch *b, const float *x,
+                               float *out, moe_error *err)
+{
+    return step_layer(e, layer, b, x, out, ffn_half, true, err);
 }
 
 moe_status moe_step_ffn_input(moe_engine *e, int layer, const float *x, int n_rows, float *out,

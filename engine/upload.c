@@ -57,6 +57,7 @@ static void ffn_up(uploader *u, moe_ffn *w)
     w->b2 = floats_up(u, w->b2, (size_t)w->d);
     w->scale_up = floats_up(u, w->scale_up, neurons);
     w->offset_up = bytes_up(u, w->offset_up, neurons * sizeof *w->offset_up);
+    w->shift = floats_up(u, w->shift, (size_t)w->n_shifts * (size_t)w->d);
     w->scale1 = floats_up(u, w->scale1, neurons);
     w->offset1 = bytes_up(u, w->offset1, neurons * sizeof *w->offset1);
     w->scale2 = floats_up(u, w->scale2, columns);

@@ -25,7 +25,8 @@ struct batcher {
     bool texts;           /* a text-to-text model: sequences want labels or text */
     moe_decoding each[QUEUE_WINDOW];
     int n_labels;
-    uint64_t token_neurons; /* FFN neurons of all layers */
+    uint64_t token_neurons; /* FFN neurons of the layers that a token of the text passes */
+    uint64_t step_neurons;  /* and of those that one of a text-to-text model's answer does */
     /* The thread's own, one batch: */
     sequence *batch[QUEUE_WINDOW];
     job *doomed[QUEUE_WINDOW];
@@ -160,16 +161,27 @@ static void deliver(batcher *b, int n)
     }
 }
 
+/* FFN neurons that all tokens of the batch's sequence i have, its decoder's rows too. */
+static uint64_t neurons_of(const batcher *b, int i)
+{
+    const moe_decoding *d = &b->each[i];
+    uint64_t tokens = (uint64_t)b->batch[i]->tokens.n, rows = 0;
+    if (b->texts)
+        rows = (uint64_t)(d->labels ? moe_labels_tokens(d->labels) : d->n_ids);
+    return tokens * b->token_neurons + rows * b->step_neurons;
+}
+
 static void count(batcher *b, int n, int64_t ns)
 {
     model_stats *s = b->o.stats;
-    uint64_t selected = 0, n_tokens = (uint64_t)b->cu_seqlens[n];
+    uint64_t selected = 0, all = 0, n_tokens = (uint64_t)b->cu_seqlens[n];
     for (int i = 0; i < n; i++) {
-        double neurons = (double)((uint64_t)b->batch[i]->tokens.n * b->token_neurons);
-        selected += (uint64_t)(neurons * b->effective[i] + 0.5);
+        uint64_t neurons = neurons_of(b, i);
+        selected += (uint64_t)((double)neurons * b->effective[i] + 0.5);
+        all += neurons;
     }
     counter_add(&s->neurons_selected, selected);
-    counter_add(&s->neurons_skipped, n_tokens * b->token_neurons - selected);
+    counter_add(&s->neurons_skipped, all - selected);
     histogram_observe(&s->batch_tokens, &batch_tokens_scale, n_tokens);
     histogram_observe(&s->batch_sequences, &batch_sequences_scale, (uint64_t)n);
     /* Smoothed over some eight batches. */
@@ -254,7 +266,8 @@ moe_status batcher_create(const batcher_options *o, batcher **out, moe_error *er
     b->n_labels = info->n_labels;
     b->every_token = info->task == MOE_TASK_ANSWER;
     b->texts = info->task == MOE_TASK_TEXT;
-    b->token_neurons = (uint64_t)info->n_layers * (uint64_t)info->d_ff;
+    b->token_neurons = (uint64_t)(info->n_layers - info->n_decoder_layers) * (uint64_t)info->d_ff;
+    b->step_neurons = (uint64_t)info->n_decoder_layers * (uint64_t)info->d_ff;
     b->limits = (batch_limits){
         .max_sequences = QUEUE_WINDOW,
         .max_tokens = o->batch_tokens,

@@ -87,6 +87,22 @@ static void write_ratio_table(buffer *b, const moe_model_info *info)
     jw_close(b, ']');
 }
 
+/* From how many tokens and which share of selected pairs on a layer runs as a dense one. */
+static void write_plan(buffer *b, const served_model *m)
+{
+    const moe_plan_row *rows;
+    const int n = moe_engine_plan(m->engine, &rows);
+    jw_key(b, "dense_plan");
+    jw_open(b, '[');
+    for (int i = 0; i < n; i++) {
+        jw_open(b, '{');
+        jw_pair_int(b, "tokens", rows[i].n_tokens);
+        jw_pair_number(b, "dense_above", rows[i].dense_above, DIGITS);
+        jw_close(b, '}');
+    }
+    jw_close(b, ']');
+}
+
 static void write_limits(buffer *b, const config *c, const moe_model_info *info)
 {
     jw_key(b, "limits");
@@ -125,6 +141,7 @@ void handle_model(server *s, http_exchange *x, request_state *r)
     jw_pair_uint(&b, "weight_bytes", info->weight_bytes);
     jw_pair_number(&b, "default_ratio", model_ratio(r->model, s->config->ratio), DIGITS);
     write_ratio_table(&b, info);
+    write_plan(&b, r->model);
     write_limits(&b, s->config, info);
     jw_close(&b, '}');
     answer_json(s, x, 200, &b);

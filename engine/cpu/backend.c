@@ -162,6 +162,7 @@ static const moe_backend_ops cpu_ops = {
     .add_norm = cpu_add_norm,
     .pre_norm = cpu_pre_norm,
     .gather_rows = cpu_gather_rows,
+    .add_shift = cpu_add_shift,
     .router_scores = cpu_router_scores,
     .expert_mass = cpu_expert_mass,
     .select = cpu_select,

@@ -116,6 +116,8 @@ void cpu_add_norm(moe_backend *b, const moe_norm *w, const float *x,
                   const float *residual, int n_rows, float *y);
 void cpu_pre_norm(moe_backend *b, const moe_norm *w, const float *x,
                   const float *residual, int n_rows, float *sum, float *y);
+void cpu_add_shift(moe_backend *b, const moe_ffn *w, const moe_shift *shift,
+                   const int32_t *cu_seqlens, int n_seqs, float *y);
 void cpu_gather_rows(moe_backend *b, const float *x, int d, const int32_t *row,
                      int n_rows, float *y);
 void cpu_router_scores(moe_backend *b, const moe_router *w, const float *x, int n_tokens,

@@ -146,6 +146,44 @@ void cpu_pre_norm(moe_backend *base, const moe_norm *w, const float *x,
 }
 
 /* For the few rows that a head reads: not worth a second thread. */
+typedef struct {
+    const moe_ffn *w;
+    const moe_shift *shift;
+    const int32_t *cu_seqlens;
+    int n_seqs;
+    float *y;
+} shift_job;
+
+static void shift_task(void *ctx, int task, int thread)
+{
+    (void)thread;
+    const shift_job *j = ctx;
+    size_t d = (size_t)j->w->d;
+    int t = task * ROWS_PER_TASK, end = t + ROWS_PER_TASK;
+    end = end > j->cu_seqlens[j->n_seqs] ? j->cu_seqlens[j->n_seqs] : end;
+    for (int s = cpu_find_sequence(j->cu_seqlens, j->n_seqs, t); t < end; t++) {
+        while (j->cu_seqlens[s + 1] <= t)
+            s++;
+        const moe_shift *by = &j->shift[s];
+        if (by->row < 0)
+            continue;
+        const float *low = j->w->shift + (size_t)by->row * d;
+        const float *high = by->row + 1 < j->w->n_shifts ? low + d : low;
+        float *y = j->y + (size_t)t * d;
+        for (size_t i = 0; i < d; i++)
+            y[i] += (1 - by->part) * low[i] + by->part * high[i];
+    }
+}
+
+void cpu_add_shift(moe_backend *base, const moe_ffn *w, const moe_shift *shift,
+                   const int32_t *cu_seqlens, int n_seqs, float *y)
+{
+    cpu_backend *b = (cpu_backend *)base;
+    shift_job j = {.w = w, .shift = shift, .cu_seqlens = cu_seqlens, .n_seqs = n_seqs, .y = y};
+    if (n_seqs > 0)
+        pool_run(b->pool, shift_task, &j, cpu_ceil(cu_seqlens[n_seqs], ROWS_PER_TASK));
+}
+
 void cpu_gather_rows(moe_backend *b, const float *x, int d, const int32_t *row,
                      int n_rows, float *y)
 {

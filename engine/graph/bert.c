@@ -78,7 +78,9 @@ void bert_ffn(moe_engine *e, const chunk *c, int layer)
     moe_backend *b = e->backend;
     const moe_layer *w = &e->weights.layers[layer];
     int n = c->n_tokens;
-    b->ops->ffn(b, &w->ffn, e->x, n, route_layer(e, c, layer, e->x), e->z);
+    const moe_route *route = route_layer(e, c, layer, e->x);
+    b->ops->ffn(b, &w->ffn, e->x, n, route, e->z);
+    route_add_shift(e, c, layer, route, e->z);
     b->ops->add_norm(b, &w->ffn_norm, e->z, e->x, n, e->x);
 }
 

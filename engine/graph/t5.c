@@ -127,9 +127,12 @@ moe_status t5_ffn(moe_engine *e, const chunk *c, int layer, bool pending, moe_er
     const moe_layer *w = &e->weights.layers[layer];
     t5_norm(e, &w->ffn_norm, c->n_tokens, pending);
     moe_status status = engine_capture(e, c, layer, e->y, err);
-    if (status == MOE_OK)
-        b->ops->ffn(b, &w->ffn, e->y, c->n_tokens, route_layer(e, c, layer, e->y), e->z);
-    return status;
+    if (status != MOE_OK)
+        return status;
+    const moe_route *route = route_layer(e, c, layer, e->y);
+    b->ops->ffn(b, &w->ffn, e->y, c->n_tokens, route, e->z);
+    route_add_shift(e, c, layer, route, e->z);
+    return MOE_OK;
 }
 
 /* ---- sums over passes ------------------------------------------------------- */

@@ -20,6 +20,7 @@ typedef struct {
     int *experts;              /* [n_rows, n_layers], what rows point into */
     float *thresholds;         /* the same, or NULL: no row has them */
     float *mean_experts;       /* the same */
+    bool shift;                /* FFNs have shifts, a row to each of the table's */
     moe_policy policy;         /* never MODEL; the rows have what it needs */
     char *json;                /* the object as text, on one line */
 } moe_config;

@@ -363,6 +363,8 @@ moe_status config_read_moefication(const cJSON *object, model_config *c, moe_err
     if (!status)
         status = read_policy(object, c, err);
     if (!status)
+        status = json_bool_or(object, c->path, "shift", false, &c->moe.shift, err);
+    if (!status)
         status = check_fidelity(object, c, err);
     if (!status)
         status = config_read_tasks(object, c, err);

@@ -211,6 +211,7 @@ static void shape_layer(const model_config *c, int i, moe_layer *layer)
                            .dtype = c->moe.dtype, .gated = c->t5.gated};
     if (!c->moe.has_router[i])
         return;
+    layer->ffn.n_shifts = c->moe.shift ? c->moe.n_rows : 0;
     bool two = c->moe.n_linears == 2;
     layer->router = (moe_router){
         .present = true, .normalize = c->moe.normalize, .n_linears = c->moe.n_linears,

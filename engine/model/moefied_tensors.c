@@ -151,6 +151,13 @@ static void add_ffn(list *l, int layer, moe_ffn *f, bool moefied)
     t = add(l, "layers.%d.ffn.b2", layer);
     t->dims[0] = f->d;
     t->floats = &f->b2;
+    if (f->n_shifts) {
+        t = add(l, "layers.%d.ffn.shift", layer);
+        t->n_dims = 2;
+        t->dims[0] = f->n_shifts;
+        t->dims[1] = f->d;
+        t->floats = &f->shift;
+    }
     if (!moefied)
         return;
     t = add(l, "layers.%d.ffn.neurons", layer);
@@ -289,7 +296,7 @@ static moe_status check_finite(const char *path, int layer, const char *part,
     size_t odd = values ? dtype_first_not_finite(MOE_F32, values, n) : n;
     if (odd < n)
         return moe_fail(err, MOE_E_FORMAT,
-                        "%s: tensor 'layers.%d.router.%s': value %zu of %zu is %g, expected "
+                        "%s: tensor 'layers.%d.%s': value %zu of %zu is %g, expected "
                         "a finite number", path, layer, part, odd, n, (double)values[odd]);
     return MOE_OK;
 }
@@ -298,11 +305,11 @@ static moe_status check_router(const char *path, int layer, const moe_router *r,
                                int n_experts, moe_error *err)
 {
     const struct { const char *part; const float *values; size_t n; } parts[] = {
-        {"first.packed", r->first.w, pack_linear_floats(r->first.n, r->first.k)},
-        {"first.bias", r->first.b, (size_t)r->first.n},
-        {"second.packed", r->second.w, pack_linear_floats(r->second.n, r->second.k)},
-        {"second.bias", r->second.b, (size_t)r->second.n},
-        {"frequency", r->frequency, (size_t)n_experts},
+        {"router.first.packed", r->first.w, pack_linear_floats(r->first.n, r->first.k)},
+        {"router.first.bias", r->first.b, (size_t)r->first.n},
+        {"router.second.packed", r->second.w, pack_linear_floats(r->second.n, r->second.k)},
+        {"router.second.bias", r->second.b, (size_t)r->second.n},
+        {"router.frequency", r->frequency, (size_t)n_experts},
     };
     moe_status status = MOE_OK;
     for (size_t i = 0; !status && i < sizeof parts / sizeof *parts; i++)
@@ -380,6 +387,9 @@ moe_status moefied_check(const char *path, const moe_weights *w, moe_error *err)
     for (int i = 0; !status && i < w->n_layers; i++) {
         const moe_layer *layer = &w->layers[i];
         status = check_scales(path, i, layer, err);
+        if (!status)
+            status = check_finite(path, i, "ffn.shift", layer->ffn.shift,
+                                  (size_t)layer->ffn.n_shifts * (size_t)layer->ffn.d, err);
         if (status || !layer->router.present)
             continue;
         bool *seen = calloc((size_t)layer->ffn.d_ff, sizeof *seen);

@@ -64,6 +64,10 @@ typedef struct {
     const int32_t *offset2;      /* [n_experts, ceil(d/64) * 64] of I8; NULL where the
                                     hidden values are never negative (ReLU, no gate): they are
                                     then made of 8 bits without the 128 */
+    int n_shifts;                /* rows of the model's ratio table, or 0 */
+    const float *shift;          /* [n_shifts, d] what is added to a token's output at that
+                                    ratio, for the experts that are left out; NULL: none.
+                                    Zeros at ratio 1 */
     const int32_t *neurons;      /* [n_experts * 32] source neuron, -1 padding;
                                     NULL where not moefied (the identity) */
 } moe_ffn;

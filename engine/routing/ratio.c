@@ -72,6 +72,18 @@ bool ratio_to_means(const moe_model_info *info, double ratio, double *mean)
     return true;
 }
 
+moe_shift ratio_to_shift(const moe_model_info *info, double ratio)
+{
+    int above = row_from(info, ratio);
+    if (ratio >= 1 || above == info->n_ratio_rows)
+        return (moe_shift){.row = -1};
+    if (above == 0)
+        return (moe_shift){.row = 0};
+    const moe_ratio_row *high = &info->ratio_rows[above], *low = high - 1;
+    return (moe_shift){.row = above - 1,
+                       .part = (float)((ratio - low->ratio) / (high->ratio - low->ratio))};
+}
+
 int32_t ratio_next_pairs(pair_budget *b, double mean, int n_tokens, int n_experts)
 {
     int64_t most = (int64_t)n_tokens * n_experts;

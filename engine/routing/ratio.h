@@ -3,7 +3,7 @@
 #ifndef MOE_ROUTING_RATIO_H
 #define MOE_ROUTING_RATIO_H
 
-#include "engine/moe.h"
+#include "engine/backend.h"
 
 /* Interpolates the model's ratio table; experts [n_layers]: out, each in
  * [1, n_experts]. ratio 1 gives all. Below the first row the first row's counts
@@ -32,5 +32,9 @@ int32_t ratio_next_pairs(pair_budget *b, double mean, int n_tokens, int n_expert
 
 /* Whether ratio is a number in (0, 1]. */
 bool ratio_valid(double ratio);
+
+/* The rows of the ratio table about a ratio, as an FFN's shifts have them; row -1 at 1, and
+ * without a table. */
+moe_shift ratio_to_shift(const moe_model_info *info, double ratio);
 
 #endif

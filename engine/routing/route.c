@@ -96,6 +96,7 @@ static void choose(moe_engine *e, const chunk *c, int seq)
     }
     if (reads_first_tokens(e))
         choose_for_first(e, seq, ratio, n_tokens);
+    e->shift[seq] = ratio_to_shift(info, ratio);
 }
 
 void route_begin(moe_engine *e, const chunk *c)
@@ -261,6 +262,13 @@ const moe_route *route_layer(moe_engine *e, const chunk *c, int layer, const flo
     if (c->mass)
         count_mass(e, c, layer, routed, x);
     return routed ? &e->route : NULL;
+}
+
+void route_add_shift(moe_engine *e, const chunk *c, int layer, const moe_route *route, float *y)
+{
+    const moe_ffn *w = &e->weights.layers[layer].ffn;
+    if (route && w->shift && selector_of(c) == MOE_SELECT_ROUTER)
+        e->backend->ops->add_shift(e->backend, w, e->shift, c->cu_seqlens, c->n_seqs, y);
 }
 
 void route_end(moe_engine *e, const chunk *c)

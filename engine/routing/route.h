@@ -15,4 +15,8 @@ const moe_route *route_layer(moe_engine *e, const chunk *c, int layer, const flo
 /* Fills the chunk's effective ratios and mass, and adds to the statistics. */
 void route_end(moe_engine *e, const chunk *c);
 
+/* What the layer's output y [c->n_tokens, d] lacks on average for the experts that the
+ * route left out is added to it. route NULL: nothing. */
+void route_add_shift(moe_engine *e, const chunk *c, int layer, const moe_route *route, float *y);
+
 #endif

@@ -235,7 +235,7 @@ def measure(a, case, batch, peers):
             run(batch)
     for _ in range(a.runs):
         for name, run in peers.items():
-            time.sleep(a.pause)  # threads of the one before stop spinning
+            time.sleep(a.pause)  # so that the one before is done with the cores
             start = time.perf_counter()
             run(batch)
             times[name].append(1e3 * (time.perf_counter() - start))
@@ -275,7 +275,7 @@ def parse():
     p.add_argument("--runs", type=int, default=9)
     p.add_argument("--threads", type=int, default=2)
     p.add_argument("--pause", type=float, default=0.1,
-                   help="seconds between two runs: ONNX Runtime's threads spin on for some 50 ms")
+                   help="seconds between two runs, in which nothing is to run")
     p.add_argument("--data", default="tests/data/sst2_dev.tsv")
     p.add_argument("--moefy", default="build/release/moefy")
     p.add_argument("--cache", default=os.path.join(tempfile.gettempdir(), "moefied-peers"))

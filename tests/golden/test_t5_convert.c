@@ -153,6 +153,61 @@ static void wrong_tasks_are_refused(void **state)
     assert_refused("{\"tasks\": []}", "models/minilm-sst2-relu", "no text-to-text model");
 }
 
+#define GATED "tests/data/t5-v1_1-gated-gelu"
+
+/* Ids generated for the golden rows. */
+static cJSON *generated(const char *dir)
+{
+    cJSON *all = cJSON_CreateArray();
+    assert_int_equal(moefy(out, sizeof out, "run %s --input " GATED "/golden.jsonl "
+                           "--max-new-tokens 6", dir), 0);
+    for (char *line = strtok(out, "\n"); line; line = strtok(NULL, "\n")) {
+        cJSON *j = cJSON_Parse(line);
+        cJSON_AddItemToArray(all, cJSON_DetachItemFromObject(j, "generated_ids"));
+        cJSON_Delete(j);
+    }
+    assert_true(cJSON_GetArraySize(all) > 20);
+    return all;
+}
+
+/* Gate and up are cut together: all experts are the source; below that they are fewer. */
+static void gated_ffns_are_cut(void **state)
+{
+    (void)state;
+    assert_int_equal(moefy(out, sizeof out, "convert " GATED " -o $T/moe --calibrate " CALIBRATION
+                           " --task sst2 --max-tokens 1500 --json"), 0);
+    cJSON *source = generated(GATED), *all = generated("$T/moe");
+    assert_true(cJSON_Compare(source, all, true));
+    cJSON_Delete(source);
+    cJSON_Delete(all);
+    assert_int_equal(moefy(out, sizeof out, "eval $T/moe --data " DEV " --task sst2 --limit 40 "
+                           "--ratio 0.4 --json"), 0);
+    cJSON *j = cJSON_Parse(out);
+    const cJSON *row = cJSON_GetArrayItem(cJSON_GetObjectItem(j, "results"), 0);
+    assert_true(number(row, "effective_ratio") < 0.5 && number(row, "kl") < 0.1);
+    cJSON_Delete(j);
+}
+
+/* Of both halves, the cross-attention and the words' logits. */
+static void weights_become_int8(void **state)
+{
+    (void)state;
+    double accuracy[2];
+    static const char *const dirs[] = {SOURCE, "$T/moe"};
+    assert_int_equal(moefy(out, sizeof out, "convert " SOURCE " -o $T/moe --calibrate " CALIBRATION
+                           " --task sst2 --max-tokens 1500 --split random --router avgk "
+                           "--dtype int8 --json"), 0);
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(moefy(out, sizeof out, "eval %s --data " DEV " --task sst2 --limit 100 "
+                               "--ratio 1 --json", dirs[i]), 0);
+        cJSON *j = cJSON_Parse(out);
+        accuracy[i] = number(cJSON_GetArrayItem(cJSON_GetObjectItem(j, "results"), 0),
+                             "accuracy");
+        cJSON_Delete(j);
+    }
+    assert_true(accuracy[0] - accuracy[1] < 0.03 && accuracy[1] - accuracy[0] < 0.03);
+}
+
 static int clean(void **state)
 {
     (void)state;
@@ -171,6 +226,8 @@ int main(void)
         cmocka_unit_test(wrong_rows_are_refused),
         cmocka_unit_test(tasks_of_a_file_become_the_models_own),
         cmocka_unit_test(wrong_tasks_are_refused),
+        cmocka_unit_test_setup(gated_ffns_are_cut, clean),
+        cmocka_unit_test_setup(weights_become_int8, clean),
     };
     return cmocka_run_group_tests(tests, clean, clean);
 }

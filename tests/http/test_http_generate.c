@@ -96,6 +96,21 @@ static void the_limit_ends_a_text(void **state)
 }
 
 /* In the template of its own task for it, or of SQuAD; where the context has the text. */
+/* Both halves count, each with its own tokens. */
+static void neurons_are_those_of_both_halves(void **state)
+{
+    (void)state;
+    static const char name[] = "moefied_ffn_neurons_selected_total{model=\"t5\"}";
+    answer m = call(&server, NULL, "/v1/models/t5", NULL);
+    double half = number_at(&m, "layers") * number_at(&m, "ffn_neurons") / 2;
+    double before = metric(&server, name);
+    answer a = call(&server, NULL, "/v1/generate", "{\"inputs\":\"sst2 sentence: dull\"}");
+    double tokens = number_at(&a, "usage.tokens") + number_at(&a, "results.0.tokens");
+    assert_true(metric(&server, name) - before == half * tokens);
+    answer_free(&a);
+    answer_free(&m);
+}
+
 static void a_question_is_answered_in_words(void **state)
 {
     (void)state;
@@ -180,6 +195,7 @@ int main(void)
         cmocka_unit_test(a_task_puts_its_template_around),
         cmocka_unit_test(label_words_are_scored),
         cmocka_unit_test(the_limit_ends_a_text),
+        cmocka_unit_test(neurons_are_those_of_both_halves),
         cmocka_unit_test(a_question_is_answered_in_words),
         cmocka_unit_test(hugging_faces_route_writes_texts),
         cmocka_unit_test(wrong_requests_say_what_is_wrong),

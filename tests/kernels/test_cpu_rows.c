@@ -192,6 +192,38 @@ static void halves_widen_exactly(void **state)
     assert_true(isnan(float_from_f16(0x7e00)));
 }
 
+/* Rows of a table, whole, between two, or none, to the tokens of each sequence. */
+static void shifts_are_added_by_sequence(void **state)
+{
+    (void)state;
+    enum { N_D = 37, ROWS = 3, N_SEQS = 5, N = 50 };
+    static const int32_t cu[] = {0, 1, 1, 20, 33, N};
+    static const moe_shift by[N_SEQS] = {{0, 0}, {1, 0.5f}, {1, 0.25f}, {-1, 0}, {2, 0.5f}};
+    for (int isa = 0; isa < N_ISAS; isa++) {
+        machine m;
+        moe_backend_shape shape = shape_of(N_D, 1);
+        if (!machine_open(&m, all_isas[isa], 2, &shape))
+            continue;
+        rng r = rng_seed(9);
+        const float *table = random_floats(&r, ROWS * N_D, 1);
+        float *y = random_floats(&r, N * N_D, 1), before[N * N_D];
+        const moe_ffn w = {.d = N_D, .n_shifts = ROWS, .shift = table};
+        memcpy(before, y, sizeof before);
+        m.b->ops->add_shift(m.b, &w, by, cu, N_SEQS, y);
+        for (int s = 0; s < N_SEQS; s++)
+            for (int i = cu[s] * N_D; i < cu[s + 1] * N_D; i++) {
+                const float *low = table + by[s].row * N_D + i % N_D;
+                double want = before[i];
+                if (by[s].row >= 0) /* past the last row there is that one again */
+                    want += (1 - (double)by[s].part) * *low +
+                            (double)by[s].part * low[by[s].row + 1 < ROWS ? N_D : 0];
+                assert_true(fabs(y[i] - want) < 1e-6);
+            }
+        guarded_release();
+        machine_close(&m);
+    }
+}
+
 static void gathering_copies_rows(void **state)
 {
     (void)state;
@@ -468,6 +500,7 @@ int main(void)
         cmocka_unit_test(constant_rows_normalise_to_beta),
         cmocka_unit_test(embedding_adds_word_position_and_type_in_every_dtype),
         cmocka_unit_test(halves_widen_exactly),
+        cmocka_unit_test(shifts_are_added_by_sequence),
         cmocka_unit_test(gathering_copies_rows),
         cmocka_unit_test(router_scores_match_double_precision),
         cmocka_unit_test(mass_is_the_positive_activation_of_each_expert),

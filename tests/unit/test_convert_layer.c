@@ -39,8 +39,9 @@ static void activations_keep_their_negative_part_and_hidden_does_not(void **stat
     for (int k = 0; k < 3; k++) {
         int negative = 0;
         p.l.act = kinds[k];
-        layer_activations(&p.l, p.w1, p.b1, p.x, ROWS, whole);
-        layer_hidden(&p.l, p.w1, p.b1, p.x, ROWS, positive);
+        const ffn_inputs in = layer_inputs(&p.l);
+        layer_activations(&p.l, &in, p.x, ROWS, whole);
+        layer_hidden(&p.l, &in, p.x, ROWS, positive);
         for (int t = 0; t < ROWS; t++)
             for (int n = 0; n < N_NEURONS; n++) {
                 const double expected = activation_at(&p.l, t, n);
@@ -52,6 +53,36 @@ static void activations_keep_their_negative_part_and_hidden_does_not(void **stat
             }
         assert_int_equal(negative > 0, kinds[k] != MOE_ACT_RELU);
     }
+    planted_free(&p);
+}
+
+/* A gate multiplies, and what counts as active is then the size. */
+static void a_gate_multiplies_the_activations(void **state)
+{
+    (void)state;
+    enum { ROWS = 70 };
+    static float whole[ROWS * N_NEURONS], size[ROWS * N_NEURONS];
+    planted p;
+    plant_directions(&p, ROWS, 1);
+    float *up = malloc((size_t)N_NEURONS * (size_t)p.l.d * sizeof *up);
+    for (int i = 0; i < N_NEURONS * p.l.d; i++)
+        up[i] = (float)((i * 37) % 23 - 11) / 16;
+    p.l.up = up;
+    p.l.act = MOE_ACT_GELU_TANH;
+    const ffn_inputs in = layer_inputs(&p.l);
+    layer_activations(&p.l, &in, p.x, ROWS, whole);
+    layer_hidden(&p.l, &in, p.x, ROWS, size);
+    for (int t = 0; t < ROWS; t++)
+        for (int n = 0; n < N_NEURONS; n++) {
+            double u = 0;
+            for (int i = 0; i < p.l.d; i++)
+                u += (double)p.l.x[t * p.l.d + i] * up[n * p.l.d + i];
+            const double expected = activation_at(&p.l, t, n) * u;
+            const int i = t * N_NEURONS + n;
+            assert_true(fabs(whole[i] - expected) < 1e-5 * (1 + fabs(expected)));
+            assert_true(size[i] == fabsf(whole[i]));
+        }
+    free(up);
     planted_free(&p);
 }
 
@@ -128,6 +159,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(activations_keep_their_negative_part_and_hidden_does_not),
+        cmocka_unit_test(a_gate_multiplies_the_activations),
         cmocka_unit_test(a_neurons_norm_is_its_column_of_w2),
         cmocka_unit_test(expert_norms_are_those_of_their_outputs),
     };

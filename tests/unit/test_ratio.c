@@ -232,6 +232,26 @@ static void regression_is_the_raw_value(void **state)
     assert_float_equal(scores[0], 4.25, 0);
 }
 
+static void expect_shift(const moe_model_info *info, double ratio, int row, double part)
+{
+    const moe_shift s = ratio_to_shift(info, ratio);
+    assert_int_equal(s.row, row);
+    if (row >= 0)
+        assert_true(fabs((double)s.part - part) < 1e-6);
+}
+
+static void shifts_lie_between_rows_and_end_at_ratio_1(void **state)
+{
+    (void)state;
+    expect_shift(&with_table, 0.25, 0, 0);
+    expect_shift(&with_table, 0.1, 0, 0);
+    expect_shift(&with_table, 0.3, 0, 0.2);
+    expect_shift(&with_table, 0.5, 0, 1);
+    expect_shift(&with_table, 0.75, 1, 0.5);
+    expect_shift(&with_table, 1, -1, 0);
+    expect_shift(&without_table, 0.5, -1, 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -242,6 +262,7 @@ int main(void)
         cmocka_unit_test(thresholds_are_the_rows_own_or_between),
         cmocka_unit_test(without_thresholds_or_below_them_counts_have_to_do),
         cmocka_unit_test(means_are_the_rows_own_between_or_scaled_down),
+        cmocka_unit_test(shifts_lie_between_rows_and_end_at_ratio_1),
         cmocka_unit_test(roundings_of_pairs_do_not_pile_up),
         cmocka_unit_test(a_layer_has_a_pair_at_least_and_all_at_most),
         cmocka_unit_test(policies_have_names_and_a_default),
