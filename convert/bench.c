@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "convert/session.h"
+#include "convert/bench_step.h"
 #include "engine/backend.h"
 #include "engine/model/model.h"
 
@@ -58,7 +58,8 @@ static double case_gflop(const moe_model_info *info, bench_what what, const benc
     case BENCH_LINEAR: return linear;
     case BENCH_ATTENTION: return attention;
     case BENCH_FFN: return ffn;
-    case BENCH_MODEL: break;
+    case BENCH_MODEL:
+    case BENCH_STEP: break;
     }
     /* The last layer: keys and values of all tokens, the rest of the first ones. */
     double last = linear * 2 / 3 + linear_gflop(c->batch, d) * 2 / 3 + attention_gflop(tokens, d) +
@@ -74,6 +75,7 @@ typedef struct {
     const bench_plan *p;
     session s;
     batch b;
+    bench_steps steps;
     uint64_t *used;                        /* [n_layers, n_experts] */
     moe_backend *backend;                  /* the rest: single operations */
     float *x, *y, *qkv, *scores;
@@ -127,6 +129,17 @@ static moe_status time_model(bench_state *t, bench_case *c, double *ms, moe_erro
     }
     c->gflop = case_gflop(&t->m->info, BENCH_MODEL, c, t->b.n_tokens, squares);
     c->gbytes = read_gbytes(t, c->ratio < 1);
+    return status;
+}
+
+static moe_status time_step(bench_state *t, bench_case *c, double *ms, moe_error *err)
+{
+    moe_selection selection = {c->ratio, selector_for(t), MOE_POLICY_MODEL};
+    moe_status status = bench_text_fill(t->p->text, t->m, c->batch, c->seq, selection, &t->b, err);
+    if (status == MOE_OK)
+        status = bench_step_time(t->s.engine, &t->b, &t->steps, ms, &c->effective_ratio, err);
+    c->gflop = bench_step_gflop(t->m, c->batch, c->effective_ratio);
+    c->gbytes = bench_step_gbytes(t->m, c->effective_ratio);
     return status;
 }
 
@@ -248,7 +261,11 @@ static moe_status time_operation(bench_state *t, bench_case *c, double *ms, moe_
 
 static moe_status time_case(bench_state *t, bench_case *c, double *ms, moe_error *err)
 {
-    return (t->p->what == BENCH_MODEL ? time_model : time_operation)(t, c, ms, err);
+    switch (t->p->what) {
+    case BENCH_MODEL: return time_model(t, c, ms, err);
+    case BENCH_STEP: return time_step(t, c, ms, err);
+    default: return time_operation(t, c, ms, err);
+    }
 }
 
 static moe_status run_round(bench_state *t, bench_plan *p, int round, moe_error *err)
@@ -283,7 +300,12 @@ static void finish(bench_plan *p)
 /* As a server would: with the plan measured. */
 static moe_status open_session(bench_state *t, moe_error *err)
 {
-    const moe_engine_options options = {.backend = t->p->backend, .measure_plan = true};
+    const bool steps = t->p->what == BENCH_STEP;
+    const moe_engine_options options = {
+        .backend = t->p->backend, .measure_plan = true,
+        .capture = steps ? bench_step_mark : NULL, .capture_ctx = &t->steps,
+    };
+    t->steps = bench_steps_of(moe_model_describe(t->m));
     t->s = (session){.in_use = t->m, .info = moe_model_describe(t->m)};
     moe_status status = moe_pool_create(t->p->n_threads, &t->s.pool, err);
     if (status == MOE_OK)
@@ -312,7 +334,7 @@ static moe_status state_open(bench_state *t, const moe_model *m, bench_plan *p, 
     t->used = calloc((size_t)m->info.n_layers * (size_t)m->info.n_experts, sizeof *t->used);
     if (!t->used)
         return moe_fail(err, MOE_E_MEMORY, "out of memory for %d experts", m->info.n_experts);
-    return p->what == BENCH_MODEL ? MOE_OK : operations_create(t, err);
+    return p->what == BENCH_MODEL || p->what == BENCH_STEP ? MOE_OK : operations_create(t, err);
 }
 
 static void state_close(bench_state *t)

@@ -7,10 +7,10 @@
 #include "convert/bench_text.h"
 #include "convert/peak.h"
 
-typedef enum { BENCH_MODEL, BENCH_FFN, BENCH_ATTENTION, BENCH_LINEAR } bench_what;
+typedef enum { BENCH_MODEL, BENCH_FFN, BENCH_ATTENTION, BENCH_LINEAR, BENCH_STEP } bench_what;
 
-/* One case and its result. Times are of the whole model, or the mean of a layer
- * where one operation is timed. */
+/* One case and its result. Times are of the whole model, of one step of its decoder, or the
+ * mean of a layer where one operation is timed. */
 typedef struct {
     int batch, seq;                /* seq 0: the text's own lengths */
     double ratio, effective_ratio;

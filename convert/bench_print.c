@@ -8,7 +8,7 @@
 
 enum { DIGITS = 6 };
 
-const char *const bench_kinds[] = {"model", "ffn", "attention", "linear", NULL};
+const char *const bench_kinds[] = {"model", "ffn", "attention", "linear", "step", NULL};
 
 static double median(const double *sorted, int n)
 {
@@ -118,15 +118,15 @@ static void print_heading(const char *name, const model_shape *shape, const benc
 {
     static const char *const timed[] = {
         "the whole model", "one layer's FFN", "one layer's attention without its projections",
-        "one layer's query, key and value projection"};
+        "one layer's query, key and value projection", "one step of the decoder"};
     printf("%s%s%s: %d layers, width %d, FFN %d (%s), %d heads, %s\n", table_bold(), name,
            table_plain(), info->n_layers, info->d_model, info->d_ff, info->activation,
            info->n_heads, info->dtype);
     if (shape)
         printf("stands for %s; random weights, uniformly random experts\n", shape->about);
-    else if (p->what == BENCH_MODEL)
+    else if (p->what == BENCH_MODEL || p->what == BENCH_STEP)
         printf("%s, %s\n", p->text->n_seqs ? "real text" : "random token ids",
-               p->random_routing ? "uniformly random experts" : "the model's own routing");
+               p->random_routing || !info->moefied ? "uniformly random experts" : "the model's own routing");
     printf("%s on %s, %d thread%s, medians of %d interleaved runs; peak %.0f GF/s (%s, %s)\n%s",
            timed[p->what], p->isa, p->threads_used, p->threads_used == 1 ? "" : "s", p->n_runs,
            median(p->peak, p->n_runs), peak_isa(p->peak_kind), peak_dtype(p->peak_kind),

@@ -10,7 +10,7 @@ static const char usage[] =
     "moefy bench MODEL [options]   or   moefy bench --shape NAME [options]\n"
     "Times a model, or one of a known shape with random weights, at each batch size,\n"
     "length and ratio: interleaved runs, shares of the peak measured among them. Text is\n"
-    "random, or real (--data, --tokens). moefy bench --peak alone measures what the\n"
+    "random, or real (--data, --tokens). A text-to-text model is timed by the steps of its\ndecoder (--layer step). moefy bench --peak alone measures what the\n"
     "machine can do. --shape: t5-large-enc4, t5-large, t5-base, bert-base, minilm.";
 
 enum { MAX_LIST = 32, MAX_RUNS = 10000, MAX_BATCH = 4096, MAX_SEQ = 65536,
@@ -47,6 +47,16 @@ static int bench_peak(const arguments *a)
     else if (bench_print_peaks_json(&peaks, &err) != MOE_OK)
         return cli_failed(&err);
     return EXIT_DONE;
+}
+
+/* A text-to-text model is timed by its decoder's steps, and no other can be. */
+static moe_status check_kind(const arguments *a, const moe_model_info *info, moe_error *err)
+{
+    bool text = info->n_decoder_layers > 0;
+    if (text == (a->what == BENCH_STEP))
+        return MOE_OK;
+    return moe_fail(err, MOE_E_UNSUPPORTED, "%s: is a %s, found --layer %s, expected %s", info->dir,
+                    info->architecture, a->layer, text ? "step" : "any but step");
 }
 
 static moe_status check_cases(const arguments *a, const moe_model_info *info, moe_error *err)
@@ -153,9 +163,11 @@ static int check(arguments *a)
     if (routing < 0)
         return EXIT_USAGE;
     a->random_routing = routing == 1;
+    if (a->what == BENCH_STEP && a->shape)
+        return cli_usage("bench: --layer step needs a text-to-text model's directory, found --shape");
     if (a->data && a->tokens)
         return cli_usage("bench: expected --data or --tokens, found both");
-    if ((a->data || a->tokens) && (a->what != BENCH_MODEL || a->shape))
+    if ((a->data || a->tokens) && ((a->what != BENCH_MODEL && a->what != BENCH_STEP) || a->shape))
         return cli_usage("bench: --data and --tokens are for whole models from a directory");
     a->n_batches = cli_ints("bench", "--batch", a->batch_text, 1, MAX_BATCH, MAX_LIST,
                             a->batches);
@@ -177,7 +189,7 @@ static int parse(int argc, char **argv, arguments *a)
     const cli_option options[] = {
         {"--shape", OPT_STRING, &a->shape, 0, 0, "NAME", "a known shape with random weights"},
         {"--layer", OPT_STRING, &a->layer, 0, 0, "KIND",
-         "model, ffn, attention or linear (default model: all of it)"},
+         "model (all of it; the default), ffn, attention, linear; step: of a T5's decoder"},
         {"--batch", OPT_STRING, &a->batch_text, 0, 0, "LIST", "sequences (default 1,8)"},
         {"--seq", OPT_STRING, &a->seq_text, 0, 0, "LIST",
          "tokens of each (default 16,128); 0 with --data: as long as they are"},
@@ -240,7 +252,7 @@ int cmd_bench(int argc, char **argv)
         return bench_shape(&a);
     moe_status status = moe_model_open(a.model, &m, &err);
     if (status == MOE_OK)
-        status = cli_refuse_text(moe_model_describe(m), "bench", &err);
+        status = check_kind(&a, moe_model_describe(m), &err);
     if (status == MOE_OK)
         status = run(&a, NULL, m, &err);
     moe_model_close(m);

@@ -352,6 +352,12 @@ moe_status convert_model(const moe_model *m, const dataset *data,
                     .states = {.fd = -1}};
     for (int l = 0; l < m->info.n_layers; l++)
         v.n_wanted += o->wanted[l];
+    const moe_model_info *info = &m->info;
+    if (info->n_decoder_layers && info->task != MOE_TASK_TEXT) {
+        *out = (converted){0};
+        return moe_fail(err, MOE_E_UNSUPPORTED, "%s: is a %s, which moefy convert does not do yet",
+                        info->dir, info->architecture);
+    }
     blas_begin();
     moe_status status = converted_create(m, o->wanted, out, err);
     if (status == MOE_OK)

@@ -28,8 +28,11 @@ static moe_status open_weights(moe_model *m, moe_error *err)
     m->weights.n_layers = c->n_layers;
     m->weights.n_decoder_layers = c->n_decoder_layers;
     m->weights.layers = memory->layers;
-    return c->moefied ? moefied_load(memory, &m->weights, err)
-                      : checkpoint_load(memory, &m->weights, err);
+    if (c->moefied)
+        return moefied_load(memory, &m->weights, err);
+    status = checkpoint_load(memory, &m->weights, err);
+    safetensors_drop_pages(memory->files); /* packed: all but the tables */
+    return status;
 }
 
 enum { MAX_TEXT_TOKENS = 1 << 16 };

@@ -270,6 +270,13 @@ moe_status safetensors_open(const char *dir, safetensors **out, moe_error *err)
     return status;
 }
 
+void safetensors_drop_pages(const safetensors *s)
+{
+    for (int i = 0; i < s->n_files; i++)
+        if (s->files[i].map)
+            madvise(s->files[i].map, s->files[i].bytes, MADV_DONTNEED);
+}
+
 void safetensors_close(safetensors *s)
 {
     if (!s)

@@ -30,6 +30,9 @@ moe_status safetensors_open(const char *dir, safetensors **out, moe_error *err);
 void safetensors_close(safetensors *s);
 /* NULL if there is none. */
 const st_tensor *safetensors_find(const safetensors *s, const char *name);
+/* Gives the pages read so far back; the next look at a tensor reads its file again. For
+ * files that have been copied and are hardly looked at from then on. */
+void safetensors_drop_pages(const safetensors *s);
 /* Bytes of all mapped files. */
 size_t safetensors_bytes(const safetensors *s);
 

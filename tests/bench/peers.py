@@ -160,7 +160,7 @@ def load_ct2(folder, out, threads, compute_type):
 
 
 class Moefy:
-    """moefy bench --drive: one case a process, idle but for the runs asked for."""
+    """moefy bench --drive: a process idle but for the runs asked for, by the index of its case."""
     def __init__(self, arguments, tokens=None):
         self.file = None
         if tokens:
@@ -173,8 +173,8 @@ class Moefy:
         if self.process.stdout.readline() != "ready\n":
             sys.exit("peers: " + " ".join(arguments) + " did not start")
 
-    def run_ms(self):
-        self.process.stdin.write("0\n")
+    def run_ms(self, index=0):
+        self.process.stdin.write(f"{index}\n")
         self.process.stdin.flush()
         return float(self.process.stdout.readline())
 

@@ -110,6 +110,29 @@ static void bench_measures_the_machine(void **state)
     cJSON_Delete(j);
 }
 
+/* Weights that one token's step reads: of 4 layers 6 d d of attention and its share of
+ * 2 d d_ff, and lm_head once; fp32. */
+static void bench_times_a_decoders_step(void **state)
+{
+    (void)state;
+    const double layers = 4, d = 256, d_ff = 1024, words = 8192;
+    cJSON *j = one_object(MOEFY("bench models/t5-mini-glue --layer step --batch 1,2 --seq 5 "
+                                "--ratio 1,0.25 --runs 1 --json"));
+    const cJSON *row;
+    assert_string_equal(text(j, "layer"), "step");
+    cJSON_ArrayForEach(row, list(j, "results", 4)) {
+        double ratio = number(row, "ratio");
+        assert_true(number(cJSON_GetObjectItem(row, "ms"), "min") > 0);
+        assert_true(number(row, "effective_ratio") == ratio);
+        assert_true(number(row, "weight_bytes") ==
+                    4 * (layers * (6 * d * d + 2 * d * d_ff * ratio) + words * d));
+    }
+    cJSON_Delete(j);
+    assert_fails(MOEFY("bench models/t5-mini-glue"), 1, "found --layer model, expected step");
+    assert_fails(MOEFY("bench %s --layer step", tiny_moe), 1, "expected any but step");
+    assert_fails(MOEFY("bench --shape minilm --layer step"), 2, "text-to-text model's directory");
+}
+
 static void wrong_options_of_bench_are_told(void **state)
 {
     (void)state;
@@ -132,6 +155,7 @@ int main(void)
         cmocka_unit_test(bench_runs_on_real_text),
         cmocka_unit_test(bench_runs_on_given_tokens),
         cmocka_unit_test(bench_runs_when_its_driver_says),
+        cmocka_unit_test(bench_times_a_decoders_step),
         cmocka_unit_test(bench_measures_the_machine),
         cmocka_unit_test(wrong_options_of_bench_are_told),
     };
