@@ -82,5 +82,7 @@ int cmd_random(int argc, char **argv);
 
 /* MOE_E_UNSUPPORTED where a model with a decoder comes to a command that is not for them. */
 moe_status cli_refuse_text(const moe_model_info *info, const char *command, moe_error *err);
+/* The same of a model with a decoder and a classifier, for commands that do text to text. */
+moe_status cli_refuse_classifier(const moe_model_info *info, const char *command, moe_error *err);
 
 #endif

@@ -11,6 +11,7 @@
 
 #include "engine/model/config.h"
 #include "engine/moe.h"
+#include "tests/support/command.h"
 #include "tests/support/golden_rows.h"
 
 #define MODEL "tests/data/t5-classifier"
@@ -154,6 +155,26 @@ static void it_says_no_text(void **state)
     assert_non_null(strstr(err.message, "has no decoder that says text"));
 }
 
+static void it_runs_and_is_not_converted(void **state)
+{
+    (void)state;
+    command_result r = command_run("moefy", "\"$P\" run %s a", dir);
+    assert_int_equal(r.code, 0);
+    assert_non_null(strstr(r.out, "maybe"));
+    assert_null(strstr(r.out, "moefy convert"));
+    command_free(&r);
+    static const char *const commands[][2] = {
+        {"export", ""}, {"convert", "--calibrate tests/data/sst2_calibration.tsv"},
+    };
+    for (int i = 0; i < 2; i++) {
+        r = command_run("moefy", "\"$P\" %s %s -o %s/out %s", commands[i][0], dir, dir,
+                        commands[i][1]);
+        assert_int_equal(r.code, 1);
+        assert_non_null(strstr(r.err, "is a T5ForSequenceClassification, which moefy"));
+        command_free(&r);
+    }
+}
+
 static void expect_refused(const char *architecture, const char *more, const char *why)
 {
     char text[1024];
@@ -183,6 +204,7 @@ int main(void)
         cmocka_unit_test(logits_are_the_same_bits_alone),
         cmocka_unit_test(a_ratio_holds_in_both_halves),
         cmocka_unit_test(it_says_no_text),
+        cmocka_unit_test(it_runs_and_is_not_converted),
         cmocka_unit_test(others_are_refused_with_what_they_give),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
