@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "convert/activation.h"
 #include "convert/backward.h"
 #include "convert/backward_attention.h"
 #include "convert/blas.h"
@@ -52,7 +53,7 @@ void backward_weights_free(backward_weights *w)
     *w = (backward_weights){.d = 0};
 }
 
-/* ---- linear layers and activations --------------------------------------- */
+/* ---- linear layers ------------------------------------------------------- */
 
 /* y [n_rows, n] += bias */
 static void add_bias(const float *bias, int n, int n_rows, float *y)
@@ -67,46 +68,6 @@ void backward_linear(const float *x, int n_rows, int k, const float *w,
 {
     blas_nt(n_rows, n, k, x, k, w, k, beta, y, n);
     add_bias(bias, n, n_rows, y);
-}
-
-/* act(z) and its derivative. */
-static float relu(float z, float *slope)
-{
-    *slope = z > 0;
-    return z > 0 ? z : 0;
-}
-
-static float gelu_erf(float z, float *slope)
-{
-    const float share = 0.5f * (1 + erff(z * 0.70710678f)); /* normal distribution */
-    *slope = share + z * 0.39894228f * expf(-0.5f * z * z);
-    return z * share;
-}
-
-static float gelu_tanh(float z, float *slope)
-{
-    const float t = tanhf(0.79788456f * (z + 0.044715f * z * z * z));
-    *slope = 0.5f * (1 + t) +
-             0.5f * z * (1 - t * t) * 0.79788456f * (1 + 3 * 0.044715f * z * z);
-    return 0.5f * z * (1 + t);
-}
-
-/* z [n] becomes act(z); slope [n]: act'(z). */
-static void activate(moe_activation act, size_t n, float *z, float *slope)
-{
-    switch (act) {
-    case MOE_ACT_RELU:
-        for (size_t i = 0; i < n; i++)
-            z[i] = relu(z[i], &slope[i]);
-        break;
-    case MOE_ACT_GELU_ERF:
-        for (size_t i = 0; i < n; i++)
-            z[i] = gelu_erf(z[i], &slope[i]);
-        break;
-    default:
-        for (size_t i = 0; i < n; i++)
-            z[i] = gelu_tanh(z[i], &slope[i]);
-    }
 }
 
 /* ---- layer norm ---------------------------------------------------------- */
@@ -282,7 +243,7 @@ static int forward(const backward_weights *w, backward_task t, const places *s,
     scale_and_shift(&w->attention_norm, s->r1, live, s->x);
 
     backward_linear(s->x, live, d, w->w1, w->b1, d_ff, 0, s->h);
-    activate(w->act, (size_t)live * (size_t)d_ff, s->h, s->slope);
+    activation_slopes(w->act, (size_t)live * (size_t)d_ff, s->h, s->slope);
     memcpy(s->r2, s->x, (size_t)live * (size_t)d * sizeof *s->r2);
     backward_linear(s->h, live, d_ff, w->w2, w->b2, d, 1, s->r2);
     standardise(&w->ffn_norm, live, s->r2, s->inverse2);

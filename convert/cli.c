@@ -288,8 +288,13 @@ bool cli_backend(const char *command, const char *text, moe_backend_kind *out)
 
 moe_status cli_refuse_text(const moe_model_info *info, const char *command, moe_error *err)
 {
-    if (info->task != MOE_TASK_TEXT)
+    if (info->n_decoder_layers == 0)
         return MOE_OK;
     return moe_fail(err, MOE_E_UNSUPPORTED, "%s: is a %s, which moefy %s does not do yet",
                     info->dir, info->architecture, command);
+}
+
+moe_status cli_refuse_classifier(const moe_model_info *info, const char *command, moe_error *err)
+{
+    return info->task == MOE_TASK_TEXT ? MOE_OK : cli_refuse_text(info, command, err);
 }

@@ -80,7 +80,9 @@ int cmd_export(int argc, char **argv);
 int cmd_relufy(int argc, char **argv);
 int cmd_random(int argc, char **argv);
 
-/* MOE_E_UNSUPPORTED where a text-to-text model comes to a command that is not for them. */
+/* MOE_E_UNSUPPORTED where a model with a decoder comes to a command that is not for them. */
 moe_status cli_refuse_text(const moe_model_info *info, const char *command, moe_error *err);
+/* The same of a model with a decoder and a classifier, for commands that do text to text. */
+moe_status cli_refuse_classifier(const moe_model_info *info, const char *command, moe_error *err);
 
 #endif

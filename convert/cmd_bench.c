@@ -52,7 +52,7 @@ static int bench_peak(const arguments *a)
 /* A text-to-text model is timed by its decoder's steps, and no other can be. */
 static moe_status check_kind(const arguments *a, const moe_model_info *info, moe_error *err)
 {
-    bool text = info->task == MOE_TASK_TEXT;
+    bool text = info->n_decoder_layers > 0;
     if (text == (a->what == BENCH_STEP))
         return MOE_OK;
     return moe_fail(err, MOE_E_UNSUPPORTED, "%s: is a %s, found --layer %s, expected %s", info->dir,

@@ -134,7 +134,7 @@ static void print_table(const arguments *a, const session *s, const evaluation *
     printf("  %6s%s\n", "mass", table_plain());
     for (int i = 0; i < a->n_ratios; i++)
         print_row(&results[i], s->info);
-    if (!s->info->moefied)
+    if (!s->info->moefied && cli_refuse_classifier(s->info, "convert", NULL) == MOE_OK)
         printf("\nnext: moefy convert %s -o OUT --calibrate FILE\n", a->model);
     else if (a->selection == MOE_SELECT_ROUTER)
         printf("\nnext: the same with --selection oracle or random, the router's bounds;  "

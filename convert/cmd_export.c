@@ -18,7 +18,9 @@ static moe_status export_to(const char *dir, const moe_model *m, moe_error *err)
 {
     outdir out;
     json *config = NULL;
-    moe_status status = outdir_create(dir, OUTDIR_NEW, &out, err);
+    moe_status status = cli_refuse_classifier(&m->info, "export", err);
+    if (status == MOE_OK)
+        status = outdir_create(dir, OUTDIR_NEW, &out, err);
     if (status != MOE_OK)
         return status;
     status = write_read_config(m->info.dir, &config, err);

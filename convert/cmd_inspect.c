@@ -280,6 +280,8 @@ static void print_human(const moe_model *m, const file_list *files)
     }
     if (info->moefied)
         printf("\nnext: moefy run %s --ratio 0.25 \"TEXT\"\n", info->dir);
+    else if (cli_refuse_classifier(info, "convert", NULL) != MOE_OK)
+        printf("\nruns dense\n");
     else
         printf("\nnot MoEfied: runs dense\nnext: moefy convert %s -o OUT --calibrate FILE\n",
                info->dir);

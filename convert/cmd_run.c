@@ -153,7 +153,7 @@ static void print_answer(const session *s, const batch *b, ranking *r, double se
            1000 * seconds,
            moe_pool_threads(s->pool), moe_pool_threads(s->pool) == 1 ? "" : "s",
            moe_engine_isa(s->engine));
-    if (!s->info->moefied)
+    if (!s->info->moefied && cli_refuse_classifier(s->info, "convert", NULL) == MOE_OK)
         printf("next: moefy convert %s -o OUT --calibrate FILE, for ratios below 1\n",
                s->info->dir);
 }

@@ -20,6 +20,7 @@
 
 #include "convert/blas.h"
 #include "convert/budget.h"
+#include "convert/cli.h"
 #include "convert/convert.h"
 #include "convert/convert_text.h"
 #include "convert/interrupt.h"
@@ -352,8 +353,12 @@ moe_status convert_model(const moe_model *m, const dataset *data,
                     .states = {.fd = -1}};
     for (int l = 0; l < m->info.n_layers; l++)
         v.n_wanted += o->wanted[l];
+    moe_status status = cli_refuse_classifier(&m->info, "convert", err);
+    *out = (converted){0};
+    if (status != MOE_OK)
+        return status;
     blas_begin();
-    moe_status status = converted_create(m, o->wanted, out, err);
+    status = converted_create(m, o->wanted, out, err);
     if (status == MOE_OK)
         status = m->info.task == MOE_TASK_TEXT ? convert_text_model(m, data, o, bar, out, err)
                                                : run(&v, err);

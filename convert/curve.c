@@ -87,6 +87,12 @@ static moe_status measure_policy(meter *m, moe_policy policy, progress *bar, fid
     for (int r = 0; status == MOE_OK && r < N_RATIOS; r++) {
         curve_row *row = &out->rows[out->n_rows++];
         const moe_selection how = {ratio_grid[r], MOE_SELECT_ROUTER, policy};
+        if (ratio_grid[r] == 1 && out->n_rows > N_RATIOS) { /* policies differ below 1 only */
+            *row = out->rows[N_RATIOS - 1];
+            row->policy = policy;
+            progress_update(bar, out->n_rows, NULL);
+            continue;
+        }
         *row = (curve_row){.policy = policy, .ratio = ratio_grid[r]};
         status = run_text(m, how, m->sparse, err);
         row->effective_ratio = effective_ratio(m);

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "convert/activation.h"
 #include "convert/blas.h"
 #include "convert/interrupt.h"
 #include "convert/layer.h"
@@ -14,22 +15,6 @@ int layer_capacity(const ffn_layer *l, int e)
 {
     int left = l->d_ff - e * MOE_EXPERT_SIZE;
     return left < MOE_EXPERT_SIZE ? left : MOE_EXPERT_SIZE;
-}
-
-float layer_activate(moe_activation act, float z)
-{
-    switch (act) {
-    case MOE_ACT_RELU:
-        return z > 0 ? z : 0;
-    case MOE_ACT_GELU_ERF:
-        return 0.5f * z * (1 + erff(z * 0.70710678f));
-    case MOE_ACT_GELU_TANH:
-        return 0.5f * z * (1 + tanhf(0.79788456f * (z + 0.044715f * z * z * z)));
-    case MOE_ACT_TANH:
-        return tanhf(z);
-    default:
-        return z;
-    }
 }
 
 ffn_inputs layer_inputs(const ffn_layer *l)
@@ -90,22 +75,12 @@ static void gate(const ffn_layer *l, const float *up, const float *x, int n_rows
         }
 }
 
-static void keep_positive(float *h, size_t n)
-{
-    for (size_t i = 0; i < n; i++)
-        h[i] = h[i] > 0 ? h[i] : 0;
-}
-
 void layer_activations(const ffn_layer *l, const ffn_inputs *in, const float *x, int n_rows,
                        float *h)
 {
     const size_t n = (size_t)n_rows * (size_t)l->d_ff;
     first_linear(l, in, x, n_rows, h);
-    if (l->act == MOE_ACT_RELU)
-        keep_positive(h, n);
-    else
-        for (size_t i = 0; i < n; i++)
-            h[i] = layer_activate(l->act, h[i]);
+    activation_apply(l->act, n, h);
     if (in->up)
         gate(l, in->up, x, n_rows, h);
 }
@@ -121,10 +96,9 @@ void layer_hidden(const ffn_layer *l, const ffn_inputs *in, const float *x, int 
     }
     first_linear(l, in, x, n_rows, h);
     /* ReLU, and GELU too, is positive just where its argument is. */
-    keep_positive(h, n);
+    activation_apply(MOE_ACT_RELU, n, h);
     if (l->act != MOE_ACT_RELU)
-        for (size_t i = 0; i < n; i++)
-            h[i] = h[i] > 0 ? layer_activate(l->act, h[i]) : 0;
+        activation_apply(l->act, n, h);
 }
 
 void layer_neuron_norms(const ffn_layer *l, float *norm)

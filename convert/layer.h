@@ -21,9 +21,6 @@ typedef struct {
     workers *workers;
 } ffn_layer;
 
-/* act(z). */
-float layer_activate(moe_activation act, float z);
-
 /* Real neurons of expert e: 32, but for the last one. */
 int layer_capacity(const ffn_layer *l, int e);
 

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -155,8 +156,56 @@ static void remove_own(const char *dir)
     rmdir(dir);
 }
 
-/* One that is there was left by a killed process with our number: in a container
- * every moefy may have the same. */
+/* A lock on dir, or -1 where it cannot be had: a process works in it. A process number
+ * would not tell: in a container every moefy may have the same. */
+static int lock_directory(const char *dir)
+{
+    const int fd = open(dir, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    if (fd < 0 || flock(fd, LOCK_EX | LOCK_NB) == 0)
+        return fd;
+    close(fd);
+    return -1;
+}
+
+/* Whether name is BASE.tmp.NUMBER. */
+static bool is_temp(const char *name, const char *base)
+{
+    static const char middle[] = ".tmp.";
+    const size_t n = strlen(base);
+    if (strncmp(name, base, n) != 0 || strncmp(name + n, middle, sizeof middle - 1) != 0)
+        return false;
+    const char *number = name + n + sizeof middle - 1;
+    return *number && number[strspn(number, "0123456789")] == 0;
+}
+
+static void remove_if_left(const char *dir)
+{
+    const int lock = lock_directory(dir);
+    if (lock < 0)
+        return;
+    remove_own(dir);
+    close(lock);
+}
+
+/* Removes what was left beside `path` by processes that were killed. */
+static void remove_left(const char *path)
+{
+    const char *base = strrchr(path, '/') + 1;
+    char *parent = strndup(path, base - path > 1 ? (size_t)(base - path - 1) : 1);
+    DIR *d = parent ? opendir(parent) : NULL;
+    for (struct dirent *entry; d && (entry = readdir(d)); )
+        if (is_temp(entry->d_name, base)) {
+            char *left = join(parent, entry->d_name);
+            if (left)
+                remove_if_left(left);
+            free(left);
+        }
+    if (d)
+        closedir(d);
+    free(parent);
+}
+
+/* One that is there was left by a process with our number that cannot lock. */
 static bool make_temp(const char *path)
 {
     if (mkdir(path, 0777) == 0)
@@ -167,19 +216,41 @@ static bool make_temp(const char *path)
     return mkdir(path, 0777) == 0;
 }
 
+/* temp, made and locked. Who tidies up may have taken it for a dead one's before the lock
+ * was ours: then once more. A file system without locks does without. */
+static bool make_locked(outdir *o)
+{
+    for (int tries = 0; tries < 3; tries++) {
+        struct stat ours, there;
+        if (!make_temp(o->temp))
+            return false;
+        o->lock = lock_directory(o->temp);
+        if (o->lock < 0 ? access(o->temp, F_OK) == 0
+                        : fstat(o->lock, &ours) == 0 && stat(o->temp, &there) == 0 &&
+                              ours.st_dev == there.st_dev && ours.st_ino == there.st_ino)
+            return true;
+        if (o->lock >= 0)
+            close(o->lock);
+        o->lock = -1;
+    }
+    return false;
+}
+
 moe_status outdir_create(const char *out, outdir_policy policy, outdir *o,
                          moe_error *err)
 {
-    *o = (outdir){.replace = policy == OUTDIR_MAY_REPLACE};
+    *o = (outdir){.replace = policy == OUTDIR_MAY_REPLACE, .lock = -1};
     moe_status status = resolve(out, &o->path, err);
     if (status == MOE_OK)
         status = check_existing(o, err);
+    if (status == MOE_OK)
+        remove_left(o->path);
     if (status == MOE_OK &&
         asprintf(&o->temp, "%s.tmp.%ld", o->path, (long)getpid()) < 0) {
         o->temp = NULL;
         status = fail_memory(err, out);
     }
-    if (status == MOE_OK && !make_temp(o->temp)) {
+    if (status == MOE_OK && !make_locked(o)) {
         status = fail_errno(err, o->temp, "cannot be made");
         free(o->temp);
         o->temp = NULL;
@@ -359,7 +430,9 @@ void outdir_close(outdir *o)
 {
     if (o->temp)
         remove_own(o->temp);
+    if (o->lock >= 0)
+        close(o->lock);
     free(o->temp);
     free(o->path);
-    *o = (outdir){.path = NULL};
+    *o = (outdir){.path = NULL, .lock = -1};
 }

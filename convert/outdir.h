@@ -3,7 +3,8 @@
  * Files are written into OUT.tmp.PID beside OUT and synced; commit renames it to
  * OUT. An OUT that exists must be empty, or, where `replace` allows it, a MoEfied
  * directory with nothing in it but what moefy writes: it is exchanged in one
- * step. Any other OUT is refused before work begins. One thread. */
+ * step. Any other OUT is refused before work begins. What killed processes left beside
+ * it goes when the next one begins. One thread. */
 #ifndef CONVERT_OUTDIR_H
 #define CONVERT_OUTDIR_H
 
@@ -13,11 +14,12 @@ typedef struct {
     char *path;    /* OUT, symbolic links of its directory resolved */
     char *temp;    /* OUT.tmp.PID; NULL once committed or abandoned */
     bool replace;
+    int lock;      /* of temp, held while we live; -1: none */
 } outdir;
 
 typedef enum { OUTDIR_NEW, OUTDIR_MAY_REPLACE } outdir_policy;
 
-/* Checks OUT and makes the temporary directory. */
+/* Checks OUT, removes OUT.tmp.* that no process holds, makes the temporary directory. */
 moe_status outdir_create(const char *out, outdir_policy policy, outdir *o,
                          moe_error *err);
 /* The path of a file in the temporary directory; free() it. NULL: no memory. */

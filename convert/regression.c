@@ -1,8 +1,8 @@
 /* regression.c: products by BLAS, the rest as the formulas stand. */
 #include <string.h>
 
+#include "convert/activation.h"
 #include "convert/blas.h"
-#include "convert/layer.h"
 #include "convert/regression.h"
 
 size_t regression_floats(regression_shape s)
@@ -34,12 +34,7 @@ void regression_forward(regression_shape s, moe_activation act, const float *par
     const size_t n = (size_t)n_rows * (size_t)s.d_ff;
     fill_rows(p.b1, s.d_ff, n_rows, h);
     blas_nt(n_rows, s.d_ff, s.d, x, s.d, p.w1, s.d, 1, h, s.d_ff);
-    if (act == MOE_ACT_RELU)
-        for (size_t i = 0; i < n; i++)
-            h[i] = h[i] > 0 ? h[i] : 0;
-    else
-        for (size_t i = 0; i < n; i++)
-            h[i] = layer_activate(act, h[i]);
+    activation_apply(act, n, h);
     fill_rows(p.b2, s.d, n_rows, y);
     blas_nn(n_rows, s.d, s.d_ff, h, s.d_ff, p.w2, s.d, 1, y, s.d);
 }

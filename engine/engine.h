@@ -98,6 +98,8 @@ void bert_head(moe_engine *e, const chunk *c);           /* of all rows, to c->l
 static inline bool reads_first_tokens(const moe_engine *e)
 {
     moe_task t = e->model->info.task;
+    if (e->model->family == MOE_FAMILY_T5)
+        return false;
     return t == MOE_TASK_CLASSIFY || t == MOE_TASK_MULTI_LABEL || t == MOE_TASK_REGRESS;
 }
 

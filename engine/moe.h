@@ -109,7 +109,7 @@ typedef struct {
     moe_task task;
     bool moefied;             /* false: a Hugging Face checkpoint, runs dense only */
     int n_layers, d_model, n_heads, d_ff, n_vocab;
-    int n_decoder_layers;     /* of n_layers, the last ones: 0 but for MOE_TASK_TEXT */
+    int n_decoder_layers;     /* of n_layers, the last ones: 0 but for T5 */
     int max_tokens;           /* longest sequence, special tokens included; of a decoder's
                                  too */
     int n_labels;             /* 0 of MOE_TASK_TEXT */

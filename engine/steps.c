@@ -41,8 +41,9 @@ static moe_status check_layer(const moe_engine *e, int layer, moe_error *err)
 static moe_status check_text(const moe_engine *e, const moe_batch *b, bool targets,
                              moe_error *err)
 {
-    if (!e->t5)
-        return moe_fail(err, MOE_E_ARGUMENT, "%s: has no decoder", e->model->info.dir);
+    if (e->model->info.task != MOE_TASK_TEXT)
+        return moe_fail(err, MOE_E_ARGUMENT, "%s: has no decoder that says text",
+                        e->model->info.dir);
     if (targets && !b->cu_targets)
         return moe_fail(err, MOE_E_ARGUMENT, "the batch has no targets");
     return MOE_OK;

@@ -288,6 +288,41 @@ static moe_status force_targets(moe_engine *e, const chunk *c, moe_error *err)
     return MOE_OK;
 }
 
+/* ---- classification --------------------------------------------------------------- */
+
+/* The decoder's row that reads a sequence's last </s>; its last where it has none. */
+static void find_ends(moe_engine *e, const chunk *c)
+{
+    for (int s = 0; s < c->n_seqs; s++) {
+        int first = c->cu_seqlens[s], last = c->cu_seqlens[s + 1] - 1, at = last;
+        while (at > first && c->ids[at] != e->model->t5.end_id)
+            at--;
+        e->rows[s] = c->ids[at] == e->model->t5.end_id ? at : last;
+    }
+}
+
+/* T5ForSequenceClassification: the decoder reads the text again, one place later, and its
+ * state at </s> goes through a tanh layer to the labels. */
+static moe_status classify(moe_engine *e, const chunk *c, moe_error *err)
+{
+    moe_backend *b = e->backend;
+    const moe_weights *w = &e->weights;
+    chunk again = *c;
+    again.cu_targets = c->cu_seqlens;
+    again.target_ids = c->ids;
+    again.target_logprob = NULL;
+    moe_status status = force_targets(e, &again, err);
+    if (status != MOE_OK)
+        return status;
+    find_ends(e, c);
+    b->ops->gather_rows(b, e->y, e->model->info.d_model, e->rows, c->n_seqs, e->x);
+    b->ops->linear(b, &w->pooler, MOE_ACT_TANH, e->x, c->n_seqs, e->z);
+    b->ops->linear(b, &w->classifier, MOE_ACT_NONE, e->z, c->n_seqs, e->logits);
+    b->ops->download(b, c->logits, e->logits,
+                     (size_t)c->n_seqs * (size_t)e->model->info.n_labels * sizeof(float));
+    return MOE_OK;
+}
+
 moe_status t5_forward(moe_engine *e, const chunk *c, moe_error *err)
 {
     const t5_arena *a = e->t5;
@@ -296,7 +331,9 @@ moe_status t5_forward(moe_engine *e, const chunk *c, moe_error *err)
     moe_status status = t5_encode(e, c, err);
     if (status == MOE_OK && c->states)
         e->backend->ops->download(e->backend, c->states, a->memory, floats * sizeof(float));
-    if (status == MOE_OK && c->cu_targets)
+    if (status == MOE_OK && e->model->info.task != MOE_TASK_TEXT)
+        status = classify(e, c, err);
+    else if (status == MOE_OK && c->cu_targets)
         status = force_targets(e, c, err);
     for (int s = 0; status == MOE_OK && s < c->n_seqs; s++) {
         if (c->effective_ratio)

@@ -38,8 +38,9 @@ static moe_status check_one(const moe_engine *e, const moe_decoding *d, int seq,
 static moe_status check(const moe_engine *e, const moe_batch *b, const moe_decoding *each,
                         moe_error *err)
 {
-    if (!e->t5)
-        return moe_fail(err, MOE_E_ARGUMENT, "%s: has no decoder", e->model->info.dir);
+    if (e->model->info.task != MOE_TASK_TEXT)
+        return moe_fail(err, MOE_E_ARGUMENT, "%s: has no decoder that says text",
+                        e->model->info.dir);
     moe_status status = engine_check_batch(e, b, err);
     for (int s = 0; status == MOE_OK && s < b->n_seqs; s++)
         status = check_one(e, &each[s], s, err);

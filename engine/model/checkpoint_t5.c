@@ -1,4 +1,5 @@
-/* checkpoint_t5.c: a Hugging Face T5ForConditionalGeneration to packed weights. Queries,
+/* checkpoint_t5.c: a Hugging Face T5ForConditionalGeneration, or
+ * T5ForSequenceClassification, to packed weights. Queries,
  * keys and values become one linear [3 n_heads d_kv, d], cross-attention's keys and values
  * one of [2 n_heads d_kv, d]. Where lm_head is tied it is packed from the words. */
 #include <stdlib.h>
@@ -60,11 +61,28 @@ static moe_table load_distances(checkpoint_loader *l, const char *half)
     return load_table(l, name.text, c->t5.n_buckets, c->n_heads);
 }
 
+static void load_lm_head(checkpoint_loader *l, moe_weights *w)
+{
+    const model_config *c = &l->m->config;
+    const tensor_name head = {"lm_head"}, words = {"shared"};
+    w->lm_head = load_linear(l, c->t5.tied ? &words : &head, 1, c->n_vocab, c->d_model, false);
+}
+
+static void load_classifier(checkpoint_loader *l, moe_weights *w)
+{
+    const model_config *c = &l->m->config;
+    const tensor_name dense = {"classification_head.dense"};
+    const tensor_name last = {"classification_head.out_proj"};
+    l->prefix = ""; /* stands beside the transformer */
+    w->pooler = load_linear(l, &dense, 1, c->d_model, c->d_model, true);
+    w->classifier = load_linear(l, &last, 1, c->n_labels, c->d_model, true);
+}
+
 moe_status checkpoint_load_t5(moe_model_memory *m, moe_weights *w, moe_error *err)
 {
     const model_config *c = &m->config;
-    checkpoint_loader l = {.m = m, .prefix = "", .err = err};
-    const tensor_name head = {"lm_head"}, words = {"shared"};
+    const bool says_text = c->task == MOE_TASK_TEXT;
+    checkpoint_loader l = {.m = m, .prefix = says_text ? "" : "transformer.", .err = err};
     int encoder = c->n_layers - c->n_decoder_layers;
     w->words = load_table(&l, "shared.weight", c->n_vocab, c->d_model);
     w->encoder_distances = load_distances(&l, "encoder");
@@ -80,7 +98,10 @@ moe_status checkpoint_load_t5(moe_model_memory *m, moe_weights *w, moe_error *er
     }
     w->encoder_norm = load_norm(&l, "encoder.final_layer_norm", true);
     w->decoder_norm = load_norm(&l, "decoder.final_layer_norm", true);
-    w->lm_head = load_linear(&l, c->t5.tied ? &words : &head, 1, c->n_vocab, c->d_model, false);
+    if (says_text)
+        load_lm_head(&l, w);
+    else
+        load_classifier(&l, w);
     free(l.scratch);
     return l.status;
 }

@@ -1,4 +1,5 @@
-/* config_t5.c: config.json of a T5ForConditionalGeneration checkpoint: v1.0 (relu, word
+/* config_t5.c: config.json of a T5ForConditionalGeneration or
+ * T5ForSequenceClassification checkpoint: v1.0 (relu, word
  * embedding and lm_head tied) and v1.1 or FLAN (gated-gelu, untied). Layers are counted
  * through, the encoder's first. */
 #include <stdio.h>
@@ -13,12 +14,12 @@ static moe_status read_architecture(model_config *c, moe_error *err)
 {
     static const struct { const char *name, *why; } others[] = {
         {"T5EncoderModel", "it gives states, not answers"},
-        {"T5ForSequenceClassification", "its head reads the decoder's last state"},
         {"T5ForTokenClassification", "its head labels tokens"},
         {"T5ForQuestionAnswering", "its head marks tokens of the text"},
         {"T5Model", "it gives states, not answers"},
     };
-    const char *expected = "T5ForConditionalGeneration", *why = "";
+    const char *expected = "T5ForConditionalGeneration", *classifier = "T5ForSequenceClassification";
+    const char *why = "";
     const cJSON *list = cJSON_GetObjectItemCaseSensitive(c->root, "architectures");
     const cJSON *first = cJSON_IsArray(list) ? list->child : NULL;
     if (!cJSON_IsString(first) || first->next)
@@ -26,13 +27,20 @@ static moe_status read_architecture(model_config *c, moe_error *err)
                         "%s: architectures is not an array of one name, expected [\"%s\"]",
                         c->path, expected);
     c->architecture = first->valuestring;
+    bool classifies = strcmp(c->architecture, classifier) == 0;
+    c->task = classifies ? MOE_TASK_CLASSIFY : MOE_TASK_TEXT;
     if (strcmp(c->architecture, expected) == 0)
         return MOE_OK;
+    if (classifies && !cJSON_GetObjectItemCaseSensitive(c->root, "moefication"))
+        return MOE_OK;
+    if (classifies)
+        why = "it has a moefication object, which this version does not know of such a model";
     for (size_t i = 0; i < sizeof others / sizeof *others; i++)
         if (strcmp(c->architecture, others[i].name) == 0)
             why = others[i].why;
     return moe_fail(err, MOE_E_UNSUPPORTED, "%s: architectures is [\"%.100s\"]%s%s, expected "
-                    "[\"%s\"]", c->path, c->architecture, *why ? ": " : "", why, expected);
+                    "[\"%s\"] or [\"%s\"]", c->path, c->architecture, *why ? ": " : "", why,
+                    expected, classifier);
 }
 
 static moe_status read_sizes(model_config *c, moe_error *err)
@@ -140,8 +148,9 @@ moe_status config_read_t5(model_config *c, moe_error *err)
     };
     moe_status status = MOE_OK;
     c->family = MOE_FAMILY_T5;
-    c->task = MOE_TASK_TEXT;
     for (size_t i = 0; !status && i < sizeof steps / sizeof *steps; i++)
         status = steps[i](c, err);
+    if (!status && c->task != MOE_TASK_TEXT)
+        status = config_read_labels(c, err);
     return status ? status : refuse_unsupported(c, err);
 }

@@ -13,7 +13,8 @@
 moe_status tokenizer_load(const char *dir, int n_vocab, moe_tokenizer **out,
                           moe_error *err);
 
-/* T5's: spiece.model, and tokenizer_config.json where it is there. end: the id of </s>. */
+/* T5's: spiece.model, and tokenizer_config.json where it is there; without spiece.model, as
+ * tokenizer_load has it. end: the id of </s>. */
 moe_status tokenizer_load_t5(const char *dir, int n_vocab, int32_t end, moe_tokenizer **out,
                              moe_error *err);
 

@@ -1,5 +1,5 @@
 /* tokenizer_spm.c: T5's tokenizer files: spiece.model, and tokenizer_config.json for the
- * added tokens around it. Where that file lists none, they are what transformers adds:
+ * added tokens around it; tokenizer.json alone where there is no spiece.model. Where that file lists none, they are what transformers adds:
  * </s>, <unk>, <pad> and the extra ids, <extra_id_0> being the last of them. */
 #include <limits.h>
 #include <stdio.h>
@@ -103,7 +103,13 @@ static moe_status load(spm_loader *s, const char *dir, moe_tokenizer **out, moe_
 moe_status tokenizer_load_t5(const char *dir, int n_vocab, int32_t end, moe_tokenizer **out,
                              moe_error *err)
 {
+    char *pieces = tokenizer_path(dir, "spiece.model"), *json = tokenizer_path(dir, "tokenizer.json");
+    bool from_json = pieces && json && !tokenizer_has(pieces) && tokenizer_has(json);
+    free(pieces);
+    free(json);
     *out = NULL;
+    if (from_json)
+        return tokenizer_load(dir, n_vocab, out, err);
     spm_loader s = {.l = {.n_vocab = n_vocab, .path = dir},
                     .spec = {.n_vocab = n_vocab, .unk = -1, .begin = -1, .end = end}};
     moe_status status = load(&s, dir, out, err);

