@@ -132,17 +132,17 @@ static void offsets_count_code_points(void **state)
 
 static void a_context_of_many_windows_is_read_whole(void **state)
 {
-    enum { WORDS = 6000 };
+    enum { WORDS = SANITIZED ? 600 : 6000, AT = WORDS - WORDS / 6 };
     char *body = malloc(WORDS * 6 + 200), *p = body;
     (void)state;
     p += sprintf(p, "{\"question\":\"Who wrote the letter?\",\"context\":\"");
     for (int i = 0; i < WORDS; i++)
-        p += sprintf(p, "%s", i == 5000 ? "Peter wrote the letter. " : "word ");
+        p += sprintf(p, "%s", i == AT ? "Peter wrote the letter. " : "word ");
     sprintf(p, "\",\"max_seq_len\":128,\"doc_stride\":32}");
     answer a = ask(body);
     expect_status(&a, 200, "a long context");
     assert_string_equal(string_at(&a, "results.0.answer"), "Peter");
-    assert_int_equal(number_at(&a, "results.0.start"), 5 * 5000);
+    assert_int_equal(number_at(&a, "results.0.start"), 5 * AT);
     answer_free(&a);
     free(body);
 }

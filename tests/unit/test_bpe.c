@@ -16,7 +16,7 @@
 /* Ids 2 to 9 are single characters; U+0120 is a space's. */
 static const char *const vocab[] = {
     "<s>", "</s>", "a", "b", "c", "\xc4\xa0", "'", "s", "\xc3\x83", "\xc2\xa9",
-    "ab", "bc", "abc", "\xc4\xa0" "a", "aa", "aaaa", "<m>",
+    "ab", "bc", "abc", ("\xc4\xa0" "a"), "aa", "aaaa", "<m>",
 };
 enum { N_VOCAB = sizeof vocab / sizeof *vocab };
 
@@ -40,8 +40,8 @@ static bpe_spec plain_spec(void)
 
 static moe_tokens encode_as(const bpe_spec *spec, const char *text)
 {
-    moe_tokenizer *t;
-    moe_tokens out;
+    moe_tokenizer *t = NULL;
+    moe_tokens out = {.n = 0};
     moe_error err = {.message = ""};
     moe_text in = {.text = text, .text_bytes = strlen(text), .want_offsets = true};
     if (tokenizer_create_bpe(spec, &t, &err) || tokenizer_encode(t, &in, 1 << 24, &out, &err))
