@@ -138,8 +138,7 @@ static moe_status time_step(bench_state *t, bench_case *c, double *ms, moe_error
     moe_status status = bench_text_fill(t->p->text, t->m, c->batch, c->seq, selection, &t->b, err);
     if (status == MOE_OK)
         status = bench_step_time(t->s.engine, &t->b, &t->steps, ms, &c->effective_ratio, err);
-    c->gflop = bench_step_gflop(t->m, c->batch, c->effective_ratio);
-    c->gbytes = bench_step_gbytes(t->m, c->effective_ratio);
+    bench_step_work(t->m, c->batch, c->effective_ratio, &c->gflop, &c->gbytes);
     return status;
 }
 
@@ -334,7 +333,7 @@ static moe_status state_open(bench_state *t, const moe_model *m, bench_plan *p, 
     t->used = calloc((size_t)m->info.n_layers * (size_t)m->info.n_experts, sizeof *t->used);
     if (!t->used)
         return moe_fail(err, MOE_E_MEMORY, "out of memory for %d experts", m->info.n_experts);
-    return p->what == BENCH_MODEL || p->what == BENCH_STEP ? MOE_OK : operations_create(t, err);
+    return bench_runs_model(p->what) ? MOE_OK : operations_create(t, err);
 }
 
 static void state_close(bench_state *t)

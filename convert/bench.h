@@ -9,6 +9,12 @@
 
 typedef enum { BENCH_MODEL, BENCH_FFN, BENCH_ATTENTION, BENCH_LINEAR, BENCH_STEP } bench_what;
 
+/* Whether the model runs, on text; else one of its operations, on random rows. */
+static inline bool bench_runs_model(bench_what what)
+{
+    return what == BENCH_MODEL || what == BENCH_STEP;
+}
+
 /* One case and its result. Times are of the whole model, of one step of its decoder, or the
  * mean of a layer where one operation is timed. */
 typedef struct {

@@ -124,9 +124,10 @@ static void print_heading(const char *name, const model_shape *shape, const benc
            info->n_heads, info->dtype);
     if (shape)
         printf("stands for %s; random weights, uniformly random experts\n", shape->about);
-    else if (p->what == BENCH_MODEL || p->what == BENCH_STEP)
+    else if (bench_runs_model(p->what))
         printf("%s, %s\n", p->text->n_seqs ? "real text" : "random token ids",
-               p->random_routing || !info->moefied ? "uniformly random experts" : "the model's own routing");
+               p->random_routing || !info->moefied ? "uniformly random experts"
+                                                   : "the model's own routing");
     printf("%s on %s, %d thread%s, medians of %d interleaved runs; peak %.0f GF/s (%s, %s)\n%s",
            timed[p->what], p->isa, p->threads_used, p->threads_used == 1 ? "" : "s", p->n_runs,
            median(p->peak, p->n_runs), peak_isa(p->peak_kind), peak_dtype(p->peak_kind),

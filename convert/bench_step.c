@@ -61,42 +61,28 @@ moe_status bench_step_time(moe_engine *e, const batch *b, bench_steps *steps, do
     return status;
 }
 
-static double bytes_of(moe_dtype t)
-{
-    return t == MOE_F32 ? 4 : t == MOE_BF16 ? 2 : 1;
-}
-
 static double cells(const moe_linear *w)
 {
     return (double)w->n * w->k;
 }
 
-/* Calls for each weight of a step would be the same walk twice: sums it in both units. */
-static void sum_weights(const moe_model *m, double share, double *count, double *bytes)
+static double bytes(moe_dtype t, double n)
+{
+    return (double)moe_dtype_bytes(t) * n;
+}
+
+void bench_step_work(const moe_model *m, int rows, double share, double *gflop, double *gbytes)
 {
     const moe_weights *w = &m->weights;
-    *count = cells(&w->lm_head);
-    *bytes = *count * bytes_of(w->lm_head.dtype);
+    double n = cells(&w->lm_head), read = bytes(w->lm_head.dtype, n);
     for (int l = w->n_layers - w->n_decoder_layers; l < w->n_layers; l++) {
         const moe_layer *layer = &w->layers[l];
         double linear = cells(&layer->qkv) + cells(&layer->attention_out) +
                         cells(&layer->cross_q) + cells(&layer->cross_out);
         double ffn = (layer->ffn.up ? 3.0 : 2.0) * layer->ffn.d * layer->ffn.d_ff * share;
-        *count += linear + ffn;
-        *bytes += linear * bytes_of(layer->qkv.dtype) + ffn * bytes_of(layer->ffn.dtype);
+        n += linear + ffn;
+        read += bytes(layer->qkv.dtype, linear) + bytes(layer->ffn.dtype, ffn);
     }
-}
-
-double bench_step_gflop(const moe_model *m, int rows, double share)
-{
-    double count, bytes;
-    sum_weights(m, share, &count, &bytes);
-    return 2e-9 * rows * count;
-}
-
-double bench_step_gbytes(const moe_model *m, double share)
-{
-    double count, bytes;
-    sum_weights(m, share, &count, &bytes);
-    return 1e-9 * bytes;
+    *gflop = 2e-9 * rows * n;
+    *gbytes = 1e-9 * read;
 }

@@ -22,9 +22,8 @@ moe_status bench_step_mark(void *ctx, int layer, const float *x, int n_tokens, m
 moe_status bench_step_time(moe_engine *e, const batch *b, bench_steps *steps, double *ms,
                            double *effective_ratio, moe_error *err);
 
-/* Of one step over `rows` texts: billions of operations but attention's, and of weights that
- * one row reads. share: of the FFN's neurons. */
-double bench_step_gflop(const moe_model *m, int rows, double share);
-double bench_step_gbytes(const moe_model *m, double share);
+/* Of one step over `rows` texts: billions of operations but attention's, and of bytes of the
+ * weights that one row reads. share: of the FFN's neurons. */
+void bench_step_work(const moe_model *m, int rows, double share, double *gflop, double *gbytes);
 
 #endif

@@ -298,6 +298,16 @@ moe_batch calibration_batch(const calibration *c, int first, int32_t *bounds, in
                        .token_ids = c->ids + start, .token_types = c->types + start};
 }
 
+void calibration_batch_targets(const calibration *targets, int first, int end, int32_t *bounds,
+                               moe_batch *b)
+{
+    const int32_t start = targets->cu_seqlens[first];
+    for (int s = first; s <= end; s++)
+        bounds[s - first] = targets->cu_seqlens[s] - start;
+    b->cu_targets = bounds;
+    b->target_ids = targets->ids + start;
+}
+
 int calibration_batch_tokens(const calibration *c)
 {
     int most = 0;

@@ -49,6 +49,10 @@ void calibration_note(const char *path, int n_tokens, int n_unknown, int few);
  * sequence after its last. bounds [n_seqs + 1]: room for its cu_seqlens. Its tokens
  * are the rows from c->cu_seqlens[first] on. */
 moe_batch calibration_batch(const calibration *c, int first, int32_t *bounds, int *end);
+/* Gives b, of sequences [first, end), what a decoder reads for them; bounds
+ * [end - first + 1]: its cu_targets. */
+void calibration_batch_targets(const calibration *targets, int first, int end, int32_t *bounds,
+                               moe_batch *b);
 
 /* Tokens of the longest batch. */
 int calibration_batch_tokens(const calibration *c);

@@ -10,7 +10,8 @@ static const char usage[] =
     "moefy bench MODEL [options]   or   moefy bench --shape NAME [options]\n"
     "Times a model, or one of a known shape with random weights, at each batch size,\n"
     "length and ratio: interleaved runs, shares of the peak measured among them. Text is\n"
-    "random, or real (--data, --tokens). A text-to-text model is timed by the steps of its\ndecoder (--layer step). moefy bench --peak alone measures what the\n"
+    "random, or real (--data, --tokens). A text-to-text model is timed by the steps of its\n"
+    "decoder (--layer step). moefy bench --peak alone measures what the\n"
     "machine can do. --shape: t5-large-enc4, t5-large, t5-base, bert-base, minilm.";
 
 enum { MAX_LIST = 32, MAX_RUNS = 10000, MAX_BATCH = 4096, MAX_SEQ = 65536,
@@ -164,10 +165,11 @@ static int check(arguments *a)
         return EXIT_USAGE;
     a->random_routing = routing == 1;
     if (a->what == BENCH_STEP && a->shape)
-        return cli_usage("bench: --layer step needs a text-to-text model's directory, found --shape");
+        return cli_usage("bench: --layer step needs a text-to-text model's directory, found "
+                         "--shape");
     if (a->data && a->tokens)
         return cli_usage("bench: expected --data or --tokens, found both");
-    if ((a->data || a->tokens) && ((a->what != BENCH_MODEL && a->what != BENCH_STEP) || a->shape))
+    if ((a->data || a->tokens) && (!bench_runs_model(a->what) || a->shape))
         return cli_usage("bench: --data and --tokens are for whole models from a directory");
     a->n_batches = cli_ints("bench", "--batch", a->batch_text, 1, MAX_BATCH, MAX_LIST,
                             a->batches);

@@ -52,12 +52,14 @@ static int parse(int argc, char **argv, arguments *a)
         {"--budget", OPT_STRING, &a->budget, 0, 0, "KIND",
          "experts per layer: measured or uniform (default measured)"},
         {"--shift", OPT_STRING, &a->shift, 0, 0, "KIND",
-         "what is added for the experts left out, by ratio: measured or none (default measured for GELU and text to text)"},
+         "what is added for the experts left out, by ratio: measured or none (default measured "
+         "for GELU and text to text)"},
         {"--expert-size", OPT_INT, &a->expert_size, 1, 1 << 20, "N",
          "neurons of an expert: 32"},
         {"--layers", OPT_STRING, &a->layers, 0, 0, "LIST",
          "layers to convert, as in 0-3,5 (default all)"},
-        {"--dtype", OPT_STRING, &a->dtype, 0, 0, "TYPE", "of the weights: f32, bf16 or int8 (default f32)"},
+        {"--dtype", OPT_STRING, &a->dtype, 0, 0, "TYPE",
+         "of the weights: f32, bf16 or int8 (default f32)"},
         {"--task", OPT_STRING, &a->task, 0, 0, "NAME",
          "of a text-to-text model's rows that name none: sst2, mrpc, qnli, squad, ..."},
         {"--tasks", OPT_STRING, &a->tasks, 0, 0, "FILE",
@@ -133,8 +135,8 @@ static int choose_router(const char *name)
     return choose("--router", name, names, n);
 }
 
-/* Finds all methods by name: as given, by the preset or by default. EXIT_USAGE, or -1
- * to go on. */
+/* Finds all methods by name: as given, by the preset or by default, but whether there are
+ * shifts by default, which the model says. EXIT_USAGE, or -1 to go on. */
 static int find_methods(const arguments *a, convert_options *o)
 {
     static const char *const targets[] = {"answer", "output"};
@@ -157,7 +159,7 @@ static int find_methods(const arguments *a, convert_options *o)
         budget = choose("--budget", a->budget ? a->budget : paper ? "uniform" : "measured",
                         budgets, 2);
     if (budget >= 0)
-        shift = choose("--shift", a->shift ? a->shift : paper ? "none" : "measured", shifts, 2);
+        shift = choose("--shift", a->shift ? a->shift : "none", shifts, 2);
     if (shift < 0)
         return EXIT_USAGE;
     o->split = &split_kinds[split];
@@ -366,8 +368,8 @@ int cmd_convert(int argc, char **argv)
         moe_model_close(m);
         return cli_failed(&err);
     }
-    if (!a.shift)
-        o.shift = !a.preset && gains_from_shift(m);
+    if (!a.shift && !a.preset)
+        o.shift = gains_from_shift(m);
     if (m->info.task == MOE_TASK_TEXT) { /* what there is for these so far */
         o.budget = BUDGET_UNIFORM;
         o.sensitivity = o.refit = false;

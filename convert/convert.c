@@ -316,8 +316,7 @@ static moe_status run(conversion *v, moe_error *err)
     if (status == MOE_OK)
         status = find_budgets(v, err);
     if (status == MOE_OK && v->o->shift)
-        status = shift_measure(v->out, v->pool, &v->train, NULL,
-                               v->bar, err);
+        status = shift_measure(v->out, v->pool, &v->train, NULL, v->bar, err);
     if (status == MOE_OK)
         status = quantize_model(v->m, v->pool, v->workers, &v->train, v->o->dtype, v->bar,
                                 v->out, err);

@@ -189,14 +189,11 @@ static moe_status step_batch(conversion *v, step_kind kind, int layer, int first
 {
     const size_t d = (size_t)v->m->info.d_model;
     const int32_t start = v->text.cu_seqlens[first], goal = v->targets.cu_seqlens[first];
-    for (int s = first; s <= end; s++) {
+    for (int s = first; s <= end; s++)
         v->bounds[s - first] = v->text.cu_seqlens[s] - start;
-        v->target_bounds[s - first] = v->targets.cu_seqlens[s] - goal;
-    }
-    const moe_batch b = {.n_seqs = end - first, .cu_seqlens = v->bounds,
-                         .token_ids = v->text.ids + start, .cu_targets = v->target_bounds,
-                         .target_ids = v->targets.ids + goal,
-                         .memory = v->memory + (size_t)start * d};
+    moe_batch b = {.n_seqs = end - first, .cu_seqlens = v->bounds,
+                   .token_ids = v->text.ids + start, .memory = v->memory + (size_t)start * d};
+    calibration_batch_targets(&v->targets, first, end, v->target_bounds, &b);
     float *x = rows + (size_t)(rows == v->x ? goal : start) * d;
     switch (kind) {
     case EMBED: return moe_step_embed(v->engine, &b, x, err);

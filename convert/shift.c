@@ -3,8 +3,8 @@
  *
  * A mean is the best constant for a layer's output, but what it does to the answer is
  * another matter: errors of layers may have cancelled. So at each ratio the shifts of
- * a half (T5's encoder, its decoder; BERT is one) are taken whole, by half or not at all, as leaves
- * the answer closest. */
+ * a half (T5's encoder, its decoder; BERT is one) are taken whole, by half or not at all,
+ * as leaves the answer closest. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -71,16 +71,11 @@ static moe_status step(walk *w, step_kind kind, int layer, const float *x, float
     moe_status status = MOE_OK;
     for (int s = 0, end; status == MOE_OK && s < w->text.n_seqs; s = end) {
         moe_batch b = calibration_batch(&w->text, s, w->bounds, &end);
-        const int32_t start = w->text.cu_seqlens[s];
-        size_t at = (size_t)start * d;
+        size_t at = (size_t)w->text.cu_seqlens[s] * d;
         if (w->targets.n_seqs) {
-            const int32_t goal = w->targets.cu_seqlens[s];
-            for (int i = s; i <= end; i++)
-                w->target_bounds[i - s] = w->targets.cu_seqlens[i] - goal;
-            b.cu_targets = w->target_bounds;
-            b.target_ids = w->targets.ids + goal;
+            calibration_batch_targets(&w->targets, s, end, w->target_bounds, &b);
             b.memory = w->memory + at;
-            at = decoder ? (size_t)goal * d : at;
+            at = decoder ? (size_t)w->targets.cu_seqlens[s] * d : at;
         }
         status = step_batch(w, kind, layer, &b, x + at, out + at, err);
         if (status == MOE_OK)
@@ -169,12 +164,8 @@ static moe_status answer(walk *w, bool dense, float *out, moe_error *err)
         moe_output to = {.logits = out + logits_at(&w->c->model.info, w->text.cu_seqlens, s)};
         b.selection = dense ? NULL : w->selection;
         if (w->targets.n_seqs) {
-            const int32_t goal = w->targets.cu_seqlens[s];
-            for (int i = s; i <= end; i++)
-                w->target_bounds[i - s] = w->targets.cu_seqlens[i] - goal;
-            b.cu_targets = w->target_bounds;
-            b.target_ids = w->targets.ids + goal;
-            to = (moe_output){.target_logprob = out + goal};
+            calibration_batch_targets(&w->targets, s, end, w->target_bounds, &b);
+            to = (moe_output){.target_logprob = out + w->targets.cu_seqlens[s]};
         }
         status = moe_forward(w->engine, &b, &to, err);
         if (status == MOE_OK)

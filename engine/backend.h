@@ -77,7 +77,8 @@ typedef struct {
     void (*download)(moe_backend *b, void *host, const void *from, size_t bytes);
 
     /* y[t, :] = norm(words[id[t]] + positions[p] + types[type[t]]), p counting from
-     * w->first_position in each sequence, but for padding (weights.h); tables without rows are left out, and so is a norm without gamma. ids, types (or NULL), cu_seqlens: host. */
+     * w->first_position in each sequence, but for padding (weights.h); tables without rows
+     * are left out, and so is a norm without gamma. ids, types (or NULL), cu_seqlens: host. */
     void (*embed)(moe_backend *b, const moe_weights *w, const int32_t *ids,
                   const int32_t *types, const int32_t *cu_seqlens, int n_seqs,
                   float *y);

@@ -341,7 +341,9 @@ float *engine_logits_of(const moe_engine *e, const moe_batch *b, float *logits, 
 {
     bool every_token = e->model->info.task == MOE_TASK_ANSWER;
     size_t row = (size_t)(every_token ? b->cu_seqlens[first] : first);
-    return e->model->info.task == MOE_TASK_TEXT ? NULL : logits + row * (size_t)e->model->info.n_labels;
+    if (e->model->info.task == MOE_TASK_TEXT)
+        return NULL;
+    return logits + row * (size_t)e->model->info.n_labels;
 }
 
 /* Where a sequence begins in the caller's rows. */

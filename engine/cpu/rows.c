@@ -145,7 +145,6 @@ void cpu_pre_norm(moe_backend *base, const moe_norm *w, const float *x,
     pool_run(b->pool, pre_norm_task, &j, cpu_ceil(n_rows, ROWS_PER_TASK));
 }
 
-/* For the few rows that a head reads: not worth a second thread. */
 typedef struct {
     const moe_ffn *w;
     const moe_shift *shift;
@@ -184,6 +183,7 @@ void cpu_add_shift(moe_backend *base, const moe_ffn *w, const moe_shift *shift,
         pool_run(b->pool, shift_task, &j, cpu_ceil(cu_seqlens[n_seqs], ROWS_PER_TASK));
 }
 
+/* For the few rows that a head reads: not worth a second thread. */
 void cpu_gather_rows(moe_backend *b, const float *x, int d, const int32_t *row,
                      int n_rows, float *y)
 {

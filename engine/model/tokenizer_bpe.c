@@ -29,7 +29,8 @@ static moe_status take_merges(reader *r, int n, const char *path, moe_error *err
 static bool split_merge(const char *s, size_t n, bpe_merge *to)
 {
     const char *space = memchr(s, ' ', n);
-    if (!space || space == s || space + 1 == s + n || memchr(space + 1, ' ', n - (size_t)(space + 1 - s)))
+    if (!space || space == s || space + 1 == s + n ||
+        memchr(space + 1, ' ', n - (size_t)(space + 1 - s)))
         return false;
     *to = (bpe_merge){.left = s, .n_left = (size_t)(space - s), .right = space + 1,
                       .n_right = n - (size_t)(space + 1 - s)};
@@ -173,22 +174,16 @@ static moe_status add_specials(reader *r, moe_error *err)
         {"mask_token", "<mask>", NULL},
     };
     for (size_t i = 0; i < sizeof specials / sizeof *specials; i++) {
-        const char *name;
+        tokenizer_added_token token = {.normalized = i != 4, .lstrip = i == 4};
         moe_status status =
-            tokenizer_special(l, specials[i].key, specials[i].missing, &name, err);
+            tokenizer_add_special(l, specials[i].key, specials[i].missing, &token, err);
         if (status != MOE_OK)
             return status;
-        tokenizer_added_token token = {.content = name, .id = tokenizer_find(l, name),
-                                       .special = true, .normalized = i != 4, .lstrip = i == 4};
         if (token.id < 0 && specials[i].id)
-            return moe_fail(err, MOE_E_FORMAT, "%s: has no '%s', expected the %s", l->path, name,
-                            specials[i].key);
+            return moe_fail(err, MOE_E_FORMAT, "%s: has no '%s', expected the %s", l->path,
+                            token.content, specials[i].key);
         if (specials[i].id)
             *specials[i].id = token.id;
-        if (token.id >= 0 && l->added_at[token.id] < 0)
-            status = tokenizer_put_added(l, l->path, &token, err);
-        if (status != MOE_OK)
-            return status;
     }
     return MOE_OK;
 }

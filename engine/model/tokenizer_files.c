@@ -65,13 +65,27 @@ moe_status tokenizer_read_text(tokenizer_loader *l, const char *path, size_t *n,
     return status;
 }
 
-moe_status tokenizer_special(const tokenizer_loader *l, const char *key,
-                                const char *missing, const char **name, moe_error *err)
+/* The name of a special token: a string, or an object's content. */
+static moe_status special_name(const tokenizer_loader *l, const char *key, const char *missing,
+                               const char **name, moe_error *err)
 {
     const cJSON *value = tokenizer_key(l->config, key);
     if (cJSON_IsObject(value))
         return json_string_or(value, l->config_path, "content", missing, name, err);
     return json_string_or(l->config, l->config_path, key, missing, name, err);
+}
+
+moe_status tokenizer_add_special(tokenizer_loader *l, const char *key, const char *missing,
+                                 tokenizer_added_token *token, moe_error *err)
+{
+    moe_status status = special_name(l, key, missing, &token->content, err);
+    if (status != MOE_OK)
+        return status;
+    token->special = true;
+    token->id = tokenizer_find(l, token->content);
+    if (token->id < 0 || l->added_at[token->id] >= 0)
+        return MOE_OK;
+    return tokenizer_put_added(l, l->path, token, err);
 }
 
 int32_t tokenizer_find(const tokenizer_loader *l, const char *content)

@@ -34,9 +34,11 @@ bool tokenizer_has(const char *path);
 moe_status tokenizer_no_memory(const tokenizer_loader *l, moe_error *err);
 /* A file of at most 64 MB into l->text, which ends in NUL, *n bytes without it. */
 moe_status tokenizer_read_text(tokenizer_loader *l, const char *path, size_t *n, moe_error *err);
-/* The name of a special token, "cls_token", from tokenizer_config.json. */
-moe_status tokenizer_special(const tokenizer_loader *l, const char *key, const char *missing,
-                             const char **name, moe_error *err);
+/* Adds the special token that tokenizer_config.json, or else `missing`, names as `key`
+ * ("cls_token"), where the vocabulary has it and it is not added yet. *token: how it is looked
+ * for; its content and id (-1: not in the vocabulary) are filled in. */
+moe_status tokenizer_add_special(tokenizer_loader *l, const char *key, const char *missing,
+                                 tokenizer_added_token *token, moe_error *err);
 /* The id of a string in vocab, -1: none. */
 int32_t tokenizer_find(const tokenizer_loader *l, const char *content);
 /* No holes, and no rows of the embedding left over but those of a padding. */

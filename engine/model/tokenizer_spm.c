@@ -1,6 +1,7 @@
 /* tokenizer_spm.c: T5's tokenizer files: spiece.model, and tokenizer_config.json for the
- * added tokens around it; tokenizer.json alone where there is no spiece.model. Where that file lists none, they are what transformers adds:
- * </s>, <unk>, <pad> and the extra ids, <extra_id_0> being the last of them. */
+ * added tokens around it; tokenizer.json alone where there is no spiece.model. Where
+ * tokenizer_config.json lists no added tokens, they are what transformers adds: </s>, <unk>,
+ * <pad> and the extra ids, <extra_id_0> being the last of them. */
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -103,7 +104,8 @@ static moe_status load(spm_loader *s, const char *dir, moe_tokenizer **out, moe_
 moe_status tokenizer_load_t5(const char *dir, int n_vocab, int32_t end, moe_tokenizer **out,
                              moe_error *err)
 {
-    char *pieces = tokenizer_path(dir, "spiece.model"), *json = tokenizer_path(dir, "tokenizer.json");
+    char *pieces = tokenizer_path(dir, "spiece.model");
+    char *json = tokenizer_path(dir, "tokenizer.json");
     bool from_json = pieces && json && !tokenizer_has(pieces) && tokenizer_has(json);
     free(pieces);
     free(json);

@@ -4,8 +4,9 @@
  * tokenizer.json has the pieces and scores of a SentencePiece file. They are written out
  * as such a file (sentencepiece_model.proto, its wire format being protocol buffers') for
  * the library that reads those; what else tokenizer.json says of characters and spaces is
- * done to a text before, as Hugging Face does it (unigram_reader.c). Where tokenizer.json is missing, the original file is taken,
- * with fairseq's ids: <s> <pad> </s> <unk>, the file's pieces one later, <mask>. */
+ * done to a text before, as Hugging Face does it (unigram_reader.c). Where tokenizer.json is
+ * missing, the original file is taken, with fairseq's ids: <s> <pad> </s> <unk>, the file's
+ * pieces one later, <mask>. */
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -191,25 +191,18 @@ static moe_status add_special_tokens(reader *r, moe_error *err)
         {"sep_token", "[SEP]", &r->spec.sep},
     };
     for (size_t i = 0; i < sizeof specials / sizeof *specials; i++) {
-        const char *name;
+        tokenizer_added_token token = {.content = NULL};
         moe_status status =
-            tokenizer_special(l, specials[i].key, specials[i].missing, &name, err);
+            tokenizer_add_special(l, specials[i].key, specials[i].missing, &token, err);
         if (status != MOE_OK)
             return status;
-        int32_t id = tokenizer_find(l, name);
         if (i == 0)
-            r->spec.unk_token = name;
+            r->spec.unk_token = token.content;
+        if (token.id < 0 && specials[i].id)
+            return moe_fail(err, MOE_E_FORMAT, "%s: no line is '%s', expected the %s", l->path,
+                            token.content, specials[i].key);
         if (specials[i].id)
-            *specials[i].id = id;
-        if (id < 0 && specials[i].id)
-            return moe_fail(err, MOE_E_FORMAT, "%s: no line is '%s', expected the %s",
-                            l->path, name, specials[i].key);
-        if (id < 0 || l->added_at[id] >= 0)
-            continue;
-        tokenizer_added_token token = {.content = name, .id = id, .special = true};
-        status = tokenizer_put_added(l, l->path, &token, err);
-        if (status != MOE_OK)
-            return status;
+            *specials[i].id = token.id;
     }
     return MOE_OK;
 }

@@ -157,6 +157,15 @@ static moe_status check_sizes(const spm_tokenizer *t, const spm_spec *spec, moe_
     return MOE_OK;
 }
 
+/* Whether a piece holds a mark inside, or none is the mark alone. */
+static bool needs_words(const spm_model *m)
+{
+    bool inside = spm_find(m, SPM_MARK) < 0;
+    for (int32_t i = 0; i < spm_size(m) && !inside; i++)
+        inside = strstr(spm_string(m, i) + 1, SPM_MARK) != NULL;
+    return inside;
+}
+
 static moe_status fill(spm_tokenizer *t, const spm_spec *spec, moe_error *err)
 {
     moe_status status =
@@ -180,9 +189,7 @@ static moe_status fill(spm_tokenizer *t, const spm_spec *spec, moe_error *err)
         t->special[id] = piece < 0 || piece >= t->n_pieces || id == t->unk ||
                          spm_is_special(t->model, piece);
     }
-    t->by_words = spm_find(t->model, SPM_MARK) < 0;
-    for (int32_t i = 0; i < t->n_pieces && !t->by_words; i++)
-        t->by_words = strstr(spm_string(t->model, i) + 1, SPM_MARK) != NULL;
+    t->by_words = spec->bytes && needs_words(t->model);
     if (!status)
         status = fill_added(t, spec, err);
     return status || t->legacy || spec->bytes ? status : make_guard(t, err);

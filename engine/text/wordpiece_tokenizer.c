@@ -1,7 +1,8 @@
 /* wordpiece_tokenizer.c: making a WordPiece tokenizer.
  *
- * It has the vocabulary's strings, the tokens in a trie and the added tokens in two sets: those looked for in the text as it
- * came, special ones mostly, and those looked for after normalization. */
+ * It has the vocabulary's strings, the tokens in a trie and the added tokens in two sets:
+ * those looked for in the text as it came, special ones mostly, and those looked for after
+ * normalization. */
 #include <stdlib.h>
 #include <string.h>
 

@@ -54,14 +54,20 @@ static void expect(const charsmap *m, const char *text, const char *want, const 
 
 #define AT(...) (const int[]){__VA_ARGS__}
 
-static void characters_are_replaced_and_keep_their_places(void **state)
+static charsmap open_made(void)
 {
-    (void)state;
     unsigned char bytes[4 + 4 * UNITS + STRINGS];
     size_t n = make(bytes);
     charsmap m;
     moe_error err;
     assert_int_equal(charsmap_open(bytes, n, &m, &err), MOE_OK);
+    return m;
+}
+
+static void characters_are_replaced_and_keep_their_places(void **state)
+{
+    (void)state;
+    charsmap m = open_made();
     expect(&m, "dad", "dxyd", AT(10, 11, 11, 12));
     expect(&m, "ccd", "d", AT(12));
     expect(&m, "", "", AT(0));
@@ -72,11 +78,7 @@ static void characters_are_replaced_and_keep_their_places(void **state)
 static void a_cluster_is_looked_up_whole(void **state)
 {
     (void)state;
-    unsigned char bytes[4 + 4 * UNITS + STRINGS];
-    size_t n = make(bytes);
-    charsmap m;
-    moe_error err;
-    assert_int_equal(charsmap_open(bytes, n, &m, &err), MOE_OK);
+    charsmap m = open_made();
     expect(&m, "a\xcc\x81" "d", "xyd", AT(10, 11, 13));
     expect(&m, "a\xcc\x81\xcc\x82\xcc\x83", "xy\xcc\x81\xcc\x82\xcc\x83",
            AT(10, 10, 11, 11, 13, 13, 15, 15)); /* too long to be: by characters */
